@@ -1,0 +1,89 @@
+"""Feature-set metrics against public reference code; arrays and tolerances: evaluation/features.md."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate import FeatureStatistics, frechet_distance, kernel_distance, precision_recall
+from pipeline.evaluate.neighbours import density_coverage, kernel_distance_of_subsets
+
+CASES = ("a", "b", "rankdef", "uneq")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "evaluation" / "features.npz") as arrays:
+        return dict(arrays)
+
+
+def frechet(golden: dict[str, np.ndarray], case: str) -> float:
+    real, fake = (FeatureStatistics.of(golden[f"{case}__{side}"]) for side in ("real", "fake"))
+    return frechet_distance(real, fake)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_frechet_distance_equals_the_nuclear_norm_reference(golden: dict[str, np.ndarray], case: str) -> None:
+    assert frechet(golden, case) == pytest.approx(float(golden[f"{case}__fd_svd"]), rel=1e-10)
+
+
+@pytest.mark.parametrize("case", ("a", "uneq"))
+def test_frechet_distance_equals_forty_digit_arithmetic(golden: dict[str, np.ndarray], case: str) -> None:
+    assert frechet(golden, case) == pytest.approx(float(golden[f"{case}__fd_mpmath"]), rel=1e-11)
+
+
+@pytest.mark.parametrize("case", ("a", "b", "uneq"))
+def test_frechet_distance_equals_the_peers_where_covariances_are_regular(
+    golden: dict[str, np.ndarray], case: str
+) -> None:
+    for peer in ("fd_torch_fidelity_f64", "fd_pytorch_fid"):
+        assert frechet(golden, case) == pytest.approx(float(golden[f"{case}__{peer}"]), rel=1e-7)
+
+
+def test_frechet_distance_of_commuting_covariances_with_zeros_equals_the_closed_form(
+    golden: dict[str, np.ndarray],
+) -> None:
+    a, b = (
+        FeatureStatistics.from_moments(golden[f"closed__mu{i}"], golden[f"closed__sigma{i}"], n=1000) for i in (1, 2)
+    )
+    assert frechet_distance(a, b) == pytest.approx(float(golden["closed__fd"]), abs=5e-6)
+
+
+def test_frechet_distance_of_prefixes_equals_the_extrapolation_points(golden: dict[str, np.ndarray]) -> None:
+    real = FeatureStatistics.of(golden["a__real"])
+    for n, value in zip(golden["fdinf__n"], golden["fdinf__fd"], strict=True):
+        assert frechet_distance(real, FeatureStatistics.of(golden["a__fake"][:n])) == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_distance_equals_the_full_u_statistic(golden: dict[str, np.ndarray], case: str) -> None:
+    value = kernel_distance(golden[f"{case}__real"], golden[f"{case}__fake"])
+    assert value == pytest.approx(float(golden[f"{case}__kid_full_unbiased"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_distance_of_subsets_equals_torch_fidelity(golden: dict[str, np.ndarray], case: str) -> None:
+    mean, std = kernel_distance_of_subsets(
+        golden[f"{case}__real"],
+        golden[f"{case}__fake"],
+        num_subsets=int(golden[f"{case}__kid_subsets"]),
+        subset_size=int(golden[f"{case}__kid_subset_size"]),
+        seed=int(golden[f"{case}__kid_rng_seed"]),
+    )
+    assert mean == pytest.approx(float(golden[f"{case}__kid_mean"]), rel=1e-9)
+    assert std == pytest.approx(float(golden[f"{case}__kid_std"]), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "k"), [*((case, k) for case in CASES for k in (3, 5)), ("ties", 1), ("ties", 3)]
+)
+def test_neighbour_metrics_equal_torch_fidelity_and_prdc(golden: dict[str, np.ndarray], case: str, k: int) -> None:
+    real, fake = golden[f"{case}__real"], golden[f"{case}__fake"]
+    closed, strict = precision_recall(real, fake, k=k), precision_recall(real, fake, k=k, is_strict=True)
+    balls = density_coverage(real, fake, k=k)
+    assert closed.precision == pytest.approx(float(golden[f"{case}__precision_k{k}_le"]), abs=1e-6)
+    assert closed.recall == pytest.approx(float(golden[f"{case}__recall_k{k}_le"]), abs=1e-6)
+    assert strict.precision == pytest.approx(float(golden[f"{case}__precision_k{k}_lt"]), abs=1e-12)
+    assert strict.recall == pytest.approx(float(golden[f"{case}__recall_k{k}_lt"]), abs=1e-12)
+    assert balls.density == pytest.approx(float(golden[f"{case}__density_k{k}_lt"]), abs=1e-12)
+    assert balls.coverage == pytest.approx(float(golden[f"{case}__coverage_k{k}_lt"]), abs=1e-12)
