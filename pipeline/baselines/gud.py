@@ -1,0 +1,49 @@
+"""Generation with unified diffusion (arXiv 2410.02667): a basis, a prior, and component-wise linear schedules."""
+
+from typing import Any
+
+from pipeline.baselines.base import Axes, Baseline
+
+_SCHEDULE_AXES = ("softness_a", "ordering", "ordering_r", "log_snr_data", "log_snr_prior", "clip")
+
+
+def _system(axes: Axes) -> dict[str, Any]:
+    schedule: Any = axes["schedule"]
+    if schedule == "gud":
+        schedule = {"kind": "gud", **{name: axes[name] for name in _SCHEDULE_AXES}}
+    elif isinstance(schedule, str):
+        schedule = {"kind": schedule}
+    process = {
+        "kind": "spectral",
+        "basis": axes["basis"],
+        "centre": axes["centre"],
+        "prior": axes["prior"],
+        "schedule": schedule,
+    }
+    objective = {"kind": "denoising", "loss": axes["loss"], "weighting": axes["weighting"]}
+    return {"process": process, "prediction": axes["prediction"], "objective": objective}
+
+
+GUD = Baseline(
+    name="gud",
+    summary="Unified diffusion: basis, prior, softness and ordering of component-wise schedules (arXiv 2410.02667).",
+    axes={
+        "degradation": "noise",
+        "basis": "pca",
+        "prior": "standard",
+        "schedule": "gud",
+        "softness_a": 1.0,
+        "ordering": "variance",
+        "ordering_r": 0.0,
+        "log_snr_data": 7.0,
+        "log_snr_prior": -7.0,
+        "clip": False,
+        "centre": "mean",
+        "prediction": "eps",
+        "loss": "mse",
+        "weighting": "uniform",
+    },
+    choices={"degradation": (("noise",), "its forward process is Gaussian in every component")},
+    system=_system,
+    samplers=({"kind": "ddim", "steps": 50},),
+)
