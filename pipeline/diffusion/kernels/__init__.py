@@ -1,0 +1,28 @@
+"""Reverse kernels and their table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import Spec, parse, union
+from pipeline.diffusion.kernels.base import Denoiser, Kernel
+from pipeline.diffusion.kernels.euler_maruyama import EulerMaruyamaSpec
+from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
+from pipeline.diffusion.kernels.ode import EulerSpec, HeunSpec
+
+KERNELS: dict[str, type[Spec]] = {
+    "ancestral": AncestralSpec,
+    "ddim": DdimSpec,
+    "euler": EulerSpec,
+    "heun": HeunSpec,
+    "euler_maruyama": EulerMaruyamaSpec,
+}
+
+KernelSpec = union(KERNELS)
+
+
+def build_kernel(spec: Mapping[str, Any] | Spec) -> Kernel:
+    """The reverse kernel that `spec` (a specification or its plain form, `{kind: ddim, eta: 0}`) describes."""
+    return parse(KernelSpec, spec, "sampler").build()
+
+
+__all__ = ["KERNELS", "Denoiser", "Kernel", "KernelSpec", "build_kernel"]
