@@ -33,9 +33,18 @@ def parse(annotation: Any, value: Any, where: str = "", locate: Any = None) -> A
         raise ConfigError(f"{where or 'value'}: {error}") from None
     plain = json.loads(text)
     try:
-        return TypeAdapter(annotation).validate_json(text, strict=True)
+        return TypeAdapter(annotation).validate_python(_frozen(plain), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, plain, where, locate)) from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: specifications are values."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value
 
 
 def _plain(value: Any) -> Any:

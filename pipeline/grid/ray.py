@@ -1,0 +1,159 @@
+"""Where tasks run: a pool of Ray actors for single tasks, and Ray Train worker groups for trainings."""
+
+import logging
+import os
+import secrets
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from pipeline.grid.schedule import Failure, Outcome
+from pipeline.grid.tasks import Task, execute
+from pipeline.store import Key, Store
+from pipeline.train.ray import run_group
+
+log = logging.getLogger(__name__)
+
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # more BLAS threads change last bits
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+}
+
+
+def start_ray(address: str | None, num_cpus: int | None) -> None:
+    """Join the cluster at `address` (or the one that runs this job), or start Ray on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address and address != "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+        return
+    if "RAY_AUTH_MODE" not in os.environ:  # a private cluster of this process: nobody else may join
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+
+
+def failure_of(error: BaseException, *, is_lost: bool = False) -> Failure:
+    """The record of an exception; details hold the last lines of the traceback."""
+    cause = error.cause if hasattr(error, "cause") and isinstance(error.cause, BaseException) else error
+    details = "".join(traceback.format_exception(cause))[-4000:]
+    return Failure(type(cause).__name__, str(cause), details, is_lost)
+
+
+class _StageActor:
+    """One worker process; stage modules keep the last model that they loaded."""
+
+    def __init__(self, store: Store) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._store = store
+
+    def run(self, task: Task) -> Outcome:
+        try:
+            execute(task, self._store)
+        except Exception as error:  # the boundary of a cell: recorded here, the others go on
+            return Outcome(task.key, failure_of(error))
+        return Outcome(task.key)
+
+
+def _train_group(tasks: list[Task], store: Store, options: dict[str, Any]) -> list[Outcome]:
+    """Run a training group inside a Ray task, so that several groups can run side by side."""
+    cells = [(task.key, task.spec, dict(task.inputs), task.label) for task in tasks]
+    failures = run_group(cells, store=store, **options)
+    return [
+        Outcome(task.key, Failure(**failures[task.key]) if task.key in failures else None)  # type: ignore[arg-type]
+        for task in tasks
+    ]
+
+
+@dataclass
+class _Running:
+    tasks: list[Task]
+    units: int
+    actor: Any = None
+
+
+class RayExecutor:
+    """Admits work by a budget of units: GPUs where the cluster has any, else CPUs."""
+
+    def __init__(self, store: Store, *, grid: str, scratch: str, max_units: int | None = None) -> None:
+        resources = ray.cluster_resources()
+        self._store = store
+        self._grid = grid
+        self._scratch = scratch
+        self.has_gpus = resources.get("GPU", 0) >= 1
+        total = int(resources.get("GPU", 0) if self.has_gpus else resources.get("CPU", 1))
+        self.total_units = max(1, min(total, max_units or total))
+        self._running: dict[Any, _Running] = {}
+        self._idle: list[Any] = []
+        need = {"num_gpus": 1, "num_cpus": 1} if self.has_gpus else {"num_cpus": 1}
+        self._actor_class = ray.remote(**need)(_StageActor)
+        self._group_task = ray.remote(num_cpus=0, max_retries=0)(_train_group)
+        self._groups_started = 0
+
+    @property
+    def free_units(self) -> int:
+        """Units that no running task uses; idle actors count as free."""
+        return self.total_units - sum(item.units for item in self._running.values())
+
+    @property
+    def running_groups(self) -> int:
+        return sum(item.actor is None for item in self._running.values())
+
+    def submit(self, task: Task) -> None:
+        """Run one task on an actor of the pool."""
+        actor = self._idle.pop() if self._idle else self._actor_class.remote(self._store)
+        self._running[actor.run.remote(task)] = _Running([task], 1, actor)
+
+    def submit_group(self, tasks: Sequence[Task], *, workers: int) -> None:
+        """Train cells one after another in one worker group of `workers` processes."""
+        for _ in range(min(workers, len(self._idle))):
+            ray.kill(self._idle.pop())
+        self._groups_started += 1
+        options = {
+            "grid": self._grid,
+            "num_workers": workers,
+            "use_gpu": self.has_gpus,
+            "run_name": f"{self._grid}-{self._groups_started}-{secrets.token_hex(4)}",
+            "storage_path": self._scratch,
+        }
+        reference = self._group_task.remote(list(tasks), self._store, options)
+        self._running[reference] = _Running(list(tasks), workers)
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes of what ended within `timeout_s`."""
+        if not self._running:
+            return []
+        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        outcomes: list[Outcome] = []
+        for reference in done:
+            item = self._running.pop(reference)
+            try:
+                value = ray.get(reference)
+                outcomes.extend([value] if isinstance(value, Outcome) else value)
+                if item.actor is not None:
+                    self._idle.append(item.actor)
+            except RayError as error:
+                lost = isinstance(error, RayActorError) or item.actor is None
+                outcomes.extend(Outcome(task.key, failure_of(error, is_lost=lost)) for task in item.tasks)
+        return outcomes
+
+    def running(self) -> list[Key]:
+        return [task.key for item in self._running.values() for task in item.tasks]
+
+    def close(self) -> None:
+        """Stop the actors and leave (or stop) Ray."""
+        for item in self._running.values():
+            if item.actor is not None:
+                ray.kill(item.actor)
+        self._running.clear()
+        ray.shutdown()

@@ -1,0 +1,70 @@
+"""One unit of work: a stage, its specification, and the artifacts that it reads."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+from pipeline.config import Spec
+from pipeline.evaluate import features, likelihood, result
+from pipeline.ingest import stage as ingest
+from pipeline.ingest import statistics
+from pipeline.sample import stage as sample
+from pipeline.store import Artifact, Key, Store, fingerprint
+from pipeline.train import stage as train
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) in the stage's own units."""
+
+STAGES: dict[str, ModuleType] = {
+    module.STAGE: module for module in (ingest, statistics, train, sample, features, likelihood, result)
+}
+"""Stages in the order of the data flow; each module has STAGE, STAGE_VERSION and `run`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage to be run, addressed by everything that decides its output.
+
+    Attributes:
+        stage: name in `STAGES`.
+        spec: the stage's specification.
+        inputs: artifacts that the stage reads, by the name that it gives them.
+        label: what people see.
+        weight: expected work, in arbitrary units within one stage; for balancing only.
+    """
+
+    stage: str
+    spec: Spec
+    inputs: Mapping[str, Key]
+    label: str = ""
+    weight: float = field(default=1.0, compare=False)
+
+    @cached_property
+    def key(self) -> Key:
+        """Address of the artifact that this task makes."""
+        version = int(STAGES[self.stage].STAGE_VERSION)
+        return Key(self.stage, fingerprint(self.stage, version, self.spec.identity(), dict(self.inputs)))
+
+
+def execute(task: Task, store: Store, progress: Progress | None = None) -> Artifact:
+    """Run a task in this process and commit what it made, unless it is there already.
+
+    Raises:
+        DataError, ConfigError: the inputs cannot be used.
+        StoreError: the store cannot be read or written.
+    """
+    existing = store.find(task.key)
+    if existing is not None:
+        return existing
+    inputs: dict[str, Artifact] = {}
+    for name, key in task.inputs.items():
+        artifact = store.find(key)
+        if artifact is None:
+            raise RuntimeError(f"{task.label}: input {name} ({key}) is not in the store")
+        inputs[name] = artifact
+    report = progress or (lambda done, total: None)
+    with store.attempt(task.key, identity=task.spec.identity(), inputs=dict(task.inputs)) as attempt:
+        meta: dict[str, Any] = STAGES[task.stage].run(task.spec, inputs, attempt, report)
+        return attempt.commit(meta=meta)
