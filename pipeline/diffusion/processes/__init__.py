@@ -1,0 +1,54 @@
+"""Forward processes and their table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import Spec, parse, union
+from pipeline.diffusion.processes.marginal import Marginal
+from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, as_times
+from pipeline.diffusion.processes.terminal import TERMINALS, GaussianTerminal, Terminal
+from pipeline.diffusion.statistics import Statistics
+
+__all__ = [
+    "PROCESSES",
+    "TERMINALS",
+    "GaussianTerminal",
+    "Marginal",
+    "Process",
+    "ProcessSpec",
+    "Terminal",
+    "as_times",
+    "build_process",
+]
+
+Process = SpectralProcess
+
+PROCESSES: dict[str, type[SpectralSpec]] = {"spectral": SpectralSpec}
+
+ProcessSpec: Any = union(PROCESSES)
+
+
+def build_process(
+    spec: Mapping[str, Any] | Spec,
+    shape: tuple[int, ...],
+    statistics: Statistics | None = None,
+    terminal: Mapping[str, Any] | Spec | Terminal | None = None,
+) -> Process:
+    """The process that `spec` describes, for data of `shape` (`(C, H, W)` or `(D,)`).
+
+    Args:
+        spec: a mapping or a ready specification.
+        shape: of one datum.
+        statistics: needed by basis pca, centre mean, prior data and schedule gud.
+        terminal: density of the components at t = 1; None means N(0, diag s^2).
+
+    Raises:
+        ConfigError: the specification is wrong, or statistics are missing or do not fit.
+    """
+    validated: SpectralSpec = parse(ProcessSpec, spec, "process")
+    if isinstance(terminal, Mapping | Spec):
+        dim = 1
+        for size in shape:
+            dim *= size
+        terminal = parse(union(TERMINALS), terminal, "terminal").build(dim)
+    return validated.build(tuple(shape), statistics, terminal)

@@ -1,0 +1,191 @@
+"""Diffusion per component of an orthonormal basis: c_t = alpha_i(t) c_0 + sigma_i(t) eps."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.config import ConfigError, Spec
+from pipeline.diffusion.bases import Basis, build_basis
+from pipeline.diffusion.placement import Constant
+from pipeline.diffusion.processes.marginal import Marginal
+from pipeline.diffusion.processes.terminal import GaussianTerminal, Terminal
+from pipeline.diffusion.schedules import Schedule, ScheduleContext, ScheduleUnion
+from pipeline.diffusion.statistics import Statistics
+
+Time = float | Tensor
+
+
+class SpectralSpec(Spec):
+    """Basis, centre, prior scale and schedule of a per-component diffusion."""
+
+    kind: Literal["spectral"] = "spectral"
+    basis: Literal["pixel", "dct", "fourier", "haar", "pca"] = "pixel"
+    centre: Literal["grey", "black", "mean"] = "grey"
+    prior: Literal["standard", "data"] = "standard"
+    schedule: ScheduleUnion
+
+    def build(
+        self, shape: tuple[int, ...], statistics: Statistics | None, terminal: Terminal | None
+    ) -> "SpectralProcess":
+        """The process for data of `shape`.
+
+        Raises:
+            ConfigError: statistics are needed and missing, or do not fit the shape.
+        """
+        basis = build_basis(self.basis, shape, statistics)
+        if statistics is not None and statistics.dim != basis.dim:
+            raise ConfigError(f"statistics are of {statistics.dim} components, the data shape has {basis.dim}")
+        for field, value in (("centre", "mean"), ("prior", "data")):
+            if getattr(self, field) == value and statistics is None:
+                raise ConfigError(f"{field} {value} needs data statistics; none were given")
+        variances = None if statistics is None else statistics.variances_in(basis)
+        ones = torch.ones(basis.dim, dtype=torch.float64)
+        scale = variances.sqrt() if self.prior == "data" and variances is not None else ones
+        log_variances = None if variances is None else variances.log()
+        # With prior data the ratio is 1 by definition, not up to rounding.
+        white = None if log_variances is None else log_variances * (1.0 if self.prior == "standard" else 0.0)
+        context = ScheduleContext(basis.shape, basis.dim, basis, white, log_variances)
+        centre = {"grey": 0.0, "black": -1.0}.get(self.centre, 0.0) * ones
+        if self.centre == "mean" and statistics is not None:
+            centre = statistics.mean
+        offset = torch.zeros_like(ones) if statistics is None else statistics.mean - centre
+        return SpectralProcess(
+            spec=self,
+            basis=basis,
+            schedule=self.schedule.build(context),
+            centre=centre,
+            scale=scale,
+            variances=variances,
+            mean_components=basis.to_components(offset.reshape(1, *basis.shape))[0],
+            terminal=terminal,
+            marginal_scale=Constant(scale[None, :] if self.prior == "data" else torch.ones(1, 1, dtype=torch.float64)),
+            log_variance_white=Constant(
+                torch.zeros(1, 1, dtype=torch.float64) if white is None or self.prior == "data" else white[None, :]
+            ),
+            flat_centre=Constant(centre),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralProcess:
+    """An immutable diffusion with J = 1 copy per component.
+
+    Attributes:
+        spec: what it was built from. basis: orthonormal. schedule: gamma(t).
+        centre: m, `(dim,)` in data space. scale: s, `(dim,)`, ones for the standard prior.
+        variances: of the data in this basis, `(dim,)`, or None without statistics.
+        mean_components: E[c_0] = B (mean - m), `(dim,)`, zeros without statistics.
+        terminal: density of c_1, or None for N(0, diag s^2).
+    """
+
+    spec: SpectralSpec
+    basis: Basis
+    schedule: Schedule
+    centre: Tensor
+    scale: Tensor
+    variances: Tensor | None
+    mean_components: Tensor
+    terminal: Terminal | None
+    marginal_scale: Constant
+    log_variance_white: Constant
+    flat_centre: Constant
+
+    num_copies = 1
+    """J."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one datum."""
+        return self.basis.shape
+
+    @property
+    def dim(self) -> int:
+        """Number of components."""
+        return self.basis.dim
+
+    def to_components(self, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch dim"]:
+        """c = B (x - m), affine; keeps dtype and device."""
+        if self.spec.centre == "grey":
+            return self.basis.to_components(x)
+        return self.basis.to_components(x - self._shaped_centre(x))
+
+    def to_data(self, c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch *shape"]:
+        """x = m + B^T c, affine; keeps dtype and device."""
+        x = self.basis.to_data(c)
+        return x if self.spec.centre == "grey" else x + self._shaped_centre(x)
+
+    def marginal(self, t: Time) -> Marginal:
+        """Law of c_t given c_0 at `t`: float, 0-d or `(n,)`; on t's device, float64."""
+        times = as_times(t)
+        level = self.schedule(times)
+        return Marginal(
+            level.gamma,
+            level.d_gamma,
+            level.beta,
+            self.marginal_scale.on(times.device),
+            self.log_variance_white.on(times.device),
+        )
+
+    def transition(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """F and Q of u_t = F u_s + N(0, Q) for s <= t, each `(n, J, J, 1 | dim)`.
+
+        A component whose gamma does not change has F = 1 and Q = 0 exactly.
+        """
+        earlier, later = self.marginal(s), self.marginal(t)
+        log_ratio = later.log_alpha2 - earlier.log_alpha2
+        F = torch.exp(log_ratio / 2)
+        Q = later.scale.square() * -torch.expm1(log_ratio)
+        return F[:, None, None, :], Q[:, None, None, :]
+
+    def drift(self, t: Time) -> tuple[Tensor, Tensor]:
+        """A = -beta/2 and G = s sqrt(beta) of du = A u dt + G dw, each `(n, J, J, 1 | dim)`."""
+        m = self.marginal(t)
+        return (-m.beta / 2)[:, None, None, :], (m.scale * m.beta.sqrt())[:, None, None, :]
+
+    def posterior(
+        self, u_t: Float[Tensor, "batch J dim"], x_0: Float[Tensor, "batch dim"], s: Time, t: Time
+    ) -> tuple[Float[Tensor, "batch J dim"], Float[Tensor, "n J J dim"]]:
+        """Mean and covariance of u_s given u_t and x_0 (components), for s <= t.
+
+        Kalman form with gain K = Sigma_s F / Sigma_t and 1 - K F = Q / Sigma_t, so nothing cancels: a component whose
+        gamma does not change keeps u_t exactly, with covariance 0.
+        """
+        earlier, later = self.marginal(s), self.marginal(t)
+        F, Q = self.transition(s, t)
+        is_still = earlier.gamma == later.gamma
+        # Logs: Sigma_s / Sigma_t would be 0/0 where both are clean.
+        log_ratio = torch.where(is_still, 0.0, earlier.log_sigma2 - later.log_sigma2)
+        gain = F[:, 0, 0] * torch.exp(log_ratio)
+        forgotten = torch.where(is_still, 0.0, Q[:, 0, 0] / later.Sigma[:, 0, 0])
+        mean = earlier.alpha * forgotten * x_0 + gain * u_t[:, 0]
+        covariance = forgotten * earlier.Sigma[:, 0, 0]
+        return mean[:, None, :], covariance[:, None, None, :]
+
+    def corrupt(
+        self, x_0: Float[Tensor, "batch *shape"], t: Time, noise: Float[Tensor, "batch *shape"]
+    ) -> Float[Tensor, "batch *shape"]:
+        """x_t of x_0 under unit noise of its shape, both in data space; keeps x_0's dtype."""
+        m = self.marginal(torch.as_tensor(t, dtype=torch.float64, device=x_0.device))
+        alpha, sigma = m.alpha.to(x_0.dtype), m.sigma.to(x_0.dtype)
+        return self.to_data(alpha * self.to_components(x_0) + sigma * self.basis.to_components(noise.to(x_0.dtype)))
+
+    def prior_log_prob(self, u_T: Float[Tensor, "batch J dim"]) -> Float[Tensor, "batch"]:
+        """log density of the terminal distribution at u_T, nats per row, in components."""
+        terminal = self.terminal or GaussianTerminal(torch.zeros_like(self.scale), self.scale.square())
+        return terminal.log_prob(u_T[:, 0])
+
+    def with_parameters(self, **parameters: float | Tensor) -> "SpectralProcess":
+        """The same process with other schedule parameters: scalars, or `(batch, 1)` tensors answered row by row."""
+        return replace(self, schedule=self.schedule.with_parameters(**parameters))
+
+    def _shaped_centre(self, x: Tensor) -> Tensor:
+        return self.flat_centre.on(x.device, x.dtype).reshape(self.shape)
+
+
+def as_times(t: Time) -> Float[Tensor, "n"]:
+    """Times as `(n,)` float64: a float or 0-d tensor is one time."""
+    times = torch.as_tensor(t, dtype=torch.float64)
+    return times.reshape(1) if times.ndim == 0 else times

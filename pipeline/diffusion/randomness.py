@@ -1,0 +1,106 @@
+"""Named noise streams: every draw is a function of (seed, row, step, name), whatever the batch or the machine.
+
+A row is an image index in sampling, a position in the global batch in training. The generator is numpy's Philox: its
+key is a hash of seed and name, its counter starts at (0, 0, step, row), so rows never overlap and none is skipped over.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+_WORD = (1 << 64) - 1
+
+
+class NoiseStream:
+    """All randomness of one seed; holds no position, so the order of calls does not matter.
+
+    Draws are CPU tensors; the caller moves them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = int(seed)
+        self._keys: dict[str, NDArray[np.uint64]] = {}
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._counter = np.zeros(4, dtype=np.uint64)
+        self._buffer = np.zeros(4, dtype=np.uint64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (NoiseStream, (self.seed,))
+
+    def normal(
+        self,
+        rows: Sequence[int] | Tensor,
+        step: int,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "rows *shape"]:
+        """Standard normal draws, `(len(rows), *shape)`; half precision is rounded from float32."""
+        return self._filled(rows, step, f"normal/{name}", shape, dtype, self._generator.standard_normal)
+
+    def uniform(
+        self,
+        rows: Sequence[int] | Tensor,
+        step: int,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "rows *shape"]:
+        """Uniform draws in [0, 1), `(len(rows), *shape)`."""
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"uniform draws are float32 or float64 (half precision rounds up to 1), found {dtype}")
+        return self._filled(rows, step, f"uniform/{name}", shape, dtype, self._generator.random)
+
+    def permutation(self, n: int, epoch: int, name: str) -> Int64[Tensor, "n"]:
+        """A random order of 0 ... n-1."""
+        self._seek(self._key(f"permutation/{name}"), epoch, 0)
+        return torch.from_numpy(self._generator.permutation(n).astype(np.int64, copy=False))
+
+    def scalar_uniform(self, step: int, name: str) -> float:
+        """One number in [0, 1) for a whole step."""
+        self._seek(self._key(f"scalar/{name}"), step, 0)
+        return float(self._generator.random())
+
+    def _filled(
+        self,
+        rows: Sequence[int] | Tensor,
+        step: int,
+        stream: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        fill: Callable[..., Any],
+    ) -> Tensor:
+        indices = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        drawn = np.float64 if dtype == torch.float64 else np.float32
+        out = np.empty((len(indices), int(np.prod(tuple(shape), dtype=np.int64))), dtype=drawn)
+        key = self._key(stream)
+        for position, row in enumerate(indices):
+            self._seek(key, step, row)
+            fill(dtype=drawn, out=out[position])
+        return torch.from_numpy(out).reshape(len(indices), *shape).to(dtype)
+
+    def _key(self, stream: str) -> NDArray[np.uint64]:
+        if stream not in self._keys:
+            digest = blake2b(f"{self.seed}/{stream}".encode(), digest_size=16).digest()
+            self._keys[stream] = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        return self._keys[stream]
+
+    def _seek(self, key: NDArray[np.uint64], step: int, row: int) -> None:
+        """Puts the generator at the start of one row's stream, with empty buffers."""
+        self._counter[2] = int(step) & _WORD
+        self._counter[3] = int(row) & _WORD
+        self._bits.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": self._counter, "key": key},
+            "buffer": self._buffer,
+            "buffer_pos": 4,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
