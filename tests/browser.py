@@ -1,0 +1,41 @@
+"""A page as a headless browser shows it: its text after scripts ran, and a picture of it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage",
+    "--hide-scrollbars", "--mute-audio", "--disable-default-apps", "--no-default-browser-check",
+)  # fmt: skip
+
+
+def need_browser() -> None:
+    """Skips the test where no browser is installed."""
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+
+
+def _run(url: str, folder: Path, *, wait_ms: int, width: int, height: int, action: list[str]) -> str:
+    profile = folder / f"profile-{action[0].strip('-').split('=')[0]}"
+    sizes = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--virtual-time-budget={wait_ms}"]
+    done = subprocess.run([CHROMIUM, *FLAGS, *sizes, *action, url], capture_output=True, timeout=120, check=True)
+    return done.stdout.decode(errors="replace")
+
+
+def page_dom(url: str, folder: Path, *, wait_ms: int = 15_000, width: int = 1700, height: int = 1000) -> str:
+    """The document after `wait_ms` of virtual time; skips without a browser."""
+    need_browser()
+    return _run(url, folder, wait_ms=wait_ms, width=width, height=height, action=["--dump-dom"])
+
+
+def page_picture(url: str, target: Path, *, wait_ms: int = 15_000, width: int = 1700, height: int = 1000) -> Path:
+    """A PNG of the page; skips without a browser."""
+    need_browser()
+    action = [f"--screenshot={target}"]
+    _run(url, target.parent, wait_ms=wait_ms, width=width, height=height, action=action)
+    return target
