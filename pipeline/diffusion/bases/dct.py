@@ -10,7 +10,7 @@ from pipeline.diffusion.placement import Constant
 
 
 def cosine_matrix(size: int) -> Tensor:
-    """The orthonormal DCT-II of a vector, `(size, size)` float64, row k = frequency k/2 cycles (scipy `norm="ortho"`)."""
+    """The orthonormal DCT-II (scipy's `norm="ortho"`) of a vector, `(size, size)` float64; row k has k/2 cycles."""
     index = torch.arange(size, dtype=torch.float64)
     matrix = math.sqrt(2 / size) * torch.cos(math.pi / size * (index + 0.5) * index[:, None])
     matrix[0] /= math.sqrt(2)

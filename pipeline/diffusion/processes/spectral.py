@@ -134,11 +134,7 @@ class SpectralProcess:
 
         A component whose gamma does not change has F = 1 and Q = 0 exactly.
         """
-        earlier, later = self.marginal(s), self.marginal(t)
-        log_ratio = later.log_alpha2 - earlier.log_alpha2
-        F = torch.exp(log_ratio / 2)
-        Q = later.scale.square() * -torch.expm1(log_ratio)
-        return F[:, None, None, :], Q[:, None, None, :]
+        return _transition(self.marginal(s), self.marginal(t))
 
     def drift(self, t: Time) -> tuple[Tensor, Tensor]:
         """A = -beta/2 and G = s sqrt(beta) of du = A u dt + G dw, each `(n, J, J, 1 | dim)`."""
@@ -154,7 +150,7 @@ class SpectralProcess:
         gamma does not change keeps u_t exactly, with covariance 0.
         """
         earlier, later = self.marginal(s), self.marginal(t)
-        F, Q = self.transition(s, t)
+        F, Q = _transition(earlier, later)
         is_still = earlier.gamma == later.gamma
         # Logs: Sigma_s / Sigma_t would be 0/0 where both are clean.
         log_ratio = torch.where(is_still, 0.0, earlier.log_sigma2 - later.log_sigma2)
@@ -183,6 +179,13 @@ class SpectralProcess:
 
     def _shaped_centre(self, x: Tensor) -> Tensor:
         return self.flat_centre.on(x.device, x.dtype).reshape(self.shape)
+
+
+def _transition(earlier: Marginal, later: Marginal) -> tuple[Tensor, Tensor]:
+    log_ratio = later.log_alpha2 - earlier.log_alpha2
+    F = torch.exp(log_ratio / 2)
+    Q = later.scale.square() * -torch.expm1(log_ratio)
+    return F[:, None, None, :], Q[:, None, None, :]
 
 
 def as_times(t: Time) -> Float[Tensor, "n"]:

@@ -1,7 +1,5 @@
 """A schedule that diverges at t = 1, cut at a finite noise level."""
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -29,16 +27,14 @@ class Capped(Schedule):
             torch.where(is_cut, 0.0, inner.beta),
         )
 
-    @cached_property
-    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+    @property
+    def kinks(self) -> tuple[float, ...]:
         low, high = 0.0, 1.0
         if float(self._gamma(high)) <= self.gamma_max:
             return self.inner.kinks
-        while high - low > 1e-15:
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if float(self._gamma(middle)) <= self.gamma_max else (low, middle)
-            if middle in (low, high) and high - low <= 2e-16:
-                break
         return (*[kink for kink in self.inner.kinks if kink < low], low)
 
     def _gamma(self, t: float) -> Tensor:

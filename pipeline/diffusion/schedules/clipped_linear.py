@@ -1,7 +1,5 @@
 """gamma_i(t) = clip(start_i + slope_i t, low_i, high_i): the form of all linear and sequential schedules."""
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -38,8 +36,8 @@ class ClippedLinear(Schedule):
             gamma = torch.minimum(torch.maximum(gamma, low), high)
         return level_from(gamma, d_gamma)
 
-    @cached_property
-    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+    @property
+    def kinks(self) -> tuple[float, ...]:
         if self._low is None or self._high is None:
             return ()
         ends = [(level.value - self._start.value) / self._slope.value for level in (self._low, self._high)]

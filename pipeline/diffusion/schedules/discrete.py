@@ -1,7 +1,5 @@
 """Schedules given by T discrete levels, continued to all times."""
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -48,8 +46,8 @@ class DiscreteLevels(Schedule):
             torch.where(is_first, first.beta, later.beta),
         )
 
-    @cached_property
-    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+    @property
+    def kinks(self) -> tuple[float, ...]:
         return tuple((j + 1) / self.num_levels for j in range(self.num_levels - 1))
 
 
