@@ -1,0 +1,1 @@
+"""Data sets into shards, and statistics out of shards."""

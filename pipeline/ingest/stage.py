@@ -1,0 +1,158 @@
+"""Ingest: a source of any kind becomes verified shards with an index; shards are made one by one or in parallel."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pipeline.config import DataError
+from pipeline.ingest.sources import Source, SourceSpec, Split
+from pipeline.ingest.sources.base import SPLITS
+from pipeline.shards.index import ShardEntry, ShardFiles
+from pipeline.shards.writer import encode_shard
+
+STAGE = "ingest"
+STAGE_VERSION = 1
+
+_LOG = logging.getLogger(__name__)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class AttemptFiles(Protocol):
+    """What a stage needs of a store attempt: local files to write."""
+
+    def path(self, name: str) -> Path: ...
+
+
+class ShardMap(Protocol):
+    """Applies a function to jobs, anywhere, and gives the results in the order of the jobs."""
+
+    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job], /) -> Iterable[Result]: ...
+
+
+def one_by_one(function: Callable[[Job], Result], jobs: Sequence[Job], /) -> Iterator[Result]:
+    """The map of a single process."""
+    return map(function, jobs)
+
+
+def source_digest(spec: SourceSpec, root: Path | str) -> str | None:
+    """Digest of the source's content, which enters identity.
+
+    A file's is its sha256; a folder's is the sha256 over sorted (relative path, sha256); None for a source that is
+    nothing but its specification. Remote prefixes are fetched once into the cache.
+
+    Raises:
+        DataError: missing or unreadable data, or another digest than `spec.digest`.
+        ConfigError: a uri that is not opened, or a remote file without a digest.
+    """
+    found = spec.content_digest(root)
+    if spec.digest is not None and found != spec.digest:
+        raise DataError(
+            f"data set {spec.name}: {spec.uri or 'the source'} has digest {found}, expected {spec.digest}; "
+            "the data changed or the digest is wrong"
+        )
+    return found
+
+
+def pin(spec: SourceSpec, root: Path | str) -> SourceSpec:
+    """`spec` with an absolute uri and its digest filled in: `pin(spec, root).identity()` identifies the data set."""
+    located = spec.located(root)
+    return located.model_copy(update={"digest": source_digest(located, root)})
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Samples [start, stop) of a split as shard `number`."""
+
+    spec: SourceSpec
+    split: Split
+    number: int
+    start: int
+    stop: int
+
+
+def make_shard(job: ShardJob) -> tuple[ShardEntry, bytes]:
+    """Read, decode and encode one shard; equal jobs give equal bytes."""
+    source = _opened(job.spec)
+    samples = source.read(job.split, job.start, job.stop)
+    if len(samples.images) != job.stop - job.start:
+        raise DataError(f"data set {job.spec.name}: {job.split} gave {len(samples.images)} of {job.stop - job.start}")
+    return encode_shard(
+        samples.images,
+        samples.labels,
+        split=job.split,
+        number=job.number,
+        first_index=job.start,
+        samples_per_block=job.spec.samples_per_block,
+    )
+
+
+def run(
+    spec: SourceSpec,
+    inputs: dict[str, ShardFiles],
+    attempt: AttemptFiles,
+    progress: Callable[[int, int], None],
+    *,
+    shard_map: ShardMap = one_by_one,
+) -> dict[str, Any]:
+    """Write all shards of a pinned source and return the meta of the data set artifact.
+
+    Args:
+        spec: source with an absolute uri, see `pin`; its digest is checked again before anything is read.
+        inputs: none.
+        attempt: receives the shards.
+        progress: called with (shards done, shards in all).
+        shard_map: how the shards are spread.
+
+    Returns:
+        name, shape, num_classes, class_names, quantisation, samples_per_block, and for each split its count and
+        shards (name, samples, bytes, sha256).
+
+    Raises:
+        DataError: anything wrong with the source: which file, where, what to do.
+    """
+    assert not inputs, "ingest has no input artifacts"
+    source_digest(spec, Path.cwd())
+    source = _opened(spec)
+    jobs = _jobs(spec, source)
+    if not any(job.split == "train" for job in jobs):
+        raise DataError(f"data set {spec.name}: {spec.uri} has no training samples")
+    entries: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
+    progress(0, len(jobs))
+    for done, (job, (entry, payload)) in enumerate(zip(jobs, shard_map(make_shard, jobs), strict=True), start=1):
+        attempt.path(entry.name).write_bytes(payload)
+        entries[job.split].append(entry)
+        progress(done, len(jobs))
+    _LOG.info("ingested dataset=%s num_shards=%d", spec.name, len(jobs))
+    return {
+        "name": spec.name,
+        "shape": list(source.shape),
+        "num_classes": None if source.class_names is None else len(source.class_names),
+        "class_names": None if source.class_names is None else list(source.class_names),
+        "quantisation": source.quantisation,
+        "samples_per_block": spec.samples_per_block,
+        "splits": {
+            split: {"count": sum(entry.samples for entry in part), "shards": [entry.to_json() for entry in part]}
+            for split, part in entries.items()
+        },
+    }
+
+
+def _jobs(spec: SourceSpec, source: Source) -> list[ShardJob]:
+    limits = {"train": spec.max_train, "test": spec.max_test}
+    jobs: list[ShardJob] = []
+    for split in SPLITS:
+        limit, available = limits[split], source.count(split)
+        count = available if limit is None else min(limit, available)
+        for number, start in enumerate(range(0, count, spec.samples_per_shard)):
+            jobs.append(ShardJob(spec, split, number, start, min(start + spec.samples_per_shard, count)))
+    return jobs
+
+
+@lru_cache(maxsize=2)
+def _opened(spec: SourceSpec) -> Source:
+    """The opened source, kept for the next shard; the digest in `spec` makes it safe to keep."""
+    return spec.opened()
