@@ -1,0 +1,25 @@
+"""Networks: what a cell trains. Each is called as `network(x, t, gamma, cond)`."""
+
+from pipeline.networks.base import NetworkSpec
+from pipeline.networks.classifier import Classifier, ClassifierSpec
+from pipeline.networks.dropout import KeyedDropout, MaskSource, dropout_masks
+from pipeline.networks.ema import ExponentialMovingAverage
+from pipeline.networks.mlp import Mlp, MlpSpec
+from pipeline.networks.unet import Unet, UnetSpec
+
+NETWORKS: dict[str, type[NetworkSpec]] = {"unet": UnetSpec, "mlp": MlpSpec, "classifier": ClassifierSpec}
+
+__all__ = [
+    "NETWORKS",
+    "Classifier",
+    "ClassifierSpec",
+    "ExponentialMovingAverage",
+    "KeyedDropout",
+    "MaskSource",
+    "Mlp",
+    "MlpSpec",
+    "NetworkSpec",
+    "Unet",
+    "UnetSpec",
+    "dropout_masks",
+]

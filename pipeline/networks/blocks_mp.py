@@ -1,0 +1,134 @@
+"""Magnitude-preserving blocks: no norm layers, unit-magnitude weights. Karras 2024 (EDM2), configuration G."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.blocks import BlockPlan, attended, halved, heads, raised
+from pipeline.networks.dropout import KeyedDropout
+from pipeline.networks.embeddings import NoiseFeatures, class_rows
+from pipeline.networks.magnitude import UnitConv, UnitLinear, mp_concatenation, mp_silu, mp_sum, unit_magnitude
+
+_RESIDUAL_WEIGHT = 0.3
+_CLASS_WEIGHT = 0.5
+_LIMIT = 256.0
+"""Activations are clipped here, so that half precision does not overflow."""
+
+
+class MpEmbedding(nn.Module):
+    """Noise features and class vector: `(batch, width)` of unit magnitude."""
+
+    def __init__(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.features = NoiseFeatures(dim, num_bands)
+        self.noise = UnitLinear(self.features.num_features, width)
+        self.num_classes = num_classes
+        self.classes = None if num_classes is None else UnitLinear(num_classes + 1, width)
+
+    def forward(self, gamma: Tensor, label: Tensor | None) -> Tensor:
+        embedding = self.noise(self.features(gamma))
+        if self.classes is not None:
+            assert self.num_classes is not None
+            rows = class_rows(label, self.num_classes, len(gamma), gamma.device)
+            one_hot = nn.functional.one_hot(rows, self.num_classes + 1).to(embedding.dtype)
+            embedding = mp_sum(embedding, self.classes(one_hot * math.sqrt(self.num_classes + 1)), _CLASS_WEIGHT)
+        return mp_silu(embedding)
+
+
+class MpAttention(nn.Module):
+    """Cosine attention: queries, keys and values of unit magnitude. EDM2 section 2.3."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_key_value = UnitConv(channels, 3 * channels, 1)
+        self.projection = UnitConv(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = unit_magnitude(heads(self.query_key_value(x), self.num_heads), (4,))
+        out = self.projection(attended(query, key, value, (x.shape[2], x.shape[3])))
+        return mp_sum(x, out, _RESIDUAL_WEIGHT)
+
+
+class MpBlock(nn.Module):
+    """Pixel norm on the way down; the noise level scales channels by 1 + gain * modulation; gain is zero at the start."""
+
+    def __init__(self, plan: BlockPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        width = plan.in_channels if plan.is_decoder else plan.out_channels
+        is_same = plan.in_channels == plan.out_channels
+        self.skip = None if is_same else UnitConv(plan.in_channels, plan.out_channels, 1)
+        self.first = UnitConv(width, plan.out_channels, 3)
+        self.gain = nn.Parameter(torch.zeros([]))
+        self.dropout = KeyedDropout(plan.dropout)
+        self.second = UnitConv(plan.out_channels, plan.out_channels, 3)
+        self.attention = MpAttention(plan.out_channels, plan.num_heads) if plan.num_heads else None
+
+    def forward(self, x: Tensor, modulation: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """modulation `(batch, out_channels)` of unit magnitude; `size` is needed where the block raises."""
+        if self.plan.resampling == "down":
+            x = halved(x)
+        elif self.plan.resampling == "up":
+            assert size is not None
+            x = raised(x, size)
+        if not self.plan.is_decoder:
+            x = x if self.skip is None else self.skip(x)
+            x = unit_magnitude(x, (1,))
+        hidden = self.first(mp_silu(x))
+        scale = (modulation * self.gain + 1)[:, :, None, None].to(hidden.dtype)
+        hidden = self.second(self.dropout(mp_silu(hidden * scale)))
+        if self.plan.is_decoder and self.skip is not None:
+            x = self.skip(x)
+        out = mp_sum(x, hidden, _RESIDUAL_WEIGHT)
+        out = out if self.attention is None else self.attention(out)
+        return out.clamp(-_LIMIT, _LIMIT)
+
+
+class MpInput(nn.Module):
+    """Data and a channel of ones, which stands in for the biases that the layers do not have."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = UnitConv(channels + 1, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
+
+
+class MpOutput(nn.Module):
+    """Unit-magnitude convolution times a learned gain, zero before training."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = UnitConv(channels, out_channels, 3)
+        self.gain = nn.Parameter(torch.zeros([]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x, self.gain)
+
+
+class MpFamily:
+    """See `BlockFamily`."""
+
+    def embedding(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> nn.Module:
+        return MpEmbedding(dim, width, num_bands=num_bands, num_classes=num_classes)
+
+    def modulation(self, width: int, num_outputs: int) -> nn.Module:
+        return UnitLinear(width, num_outputs)
+
+    def modulation_size(self, plan: BlockPlan) -> int:
+        return plan.out_channels
+
+    def input(self, channels: int, out_channels: int) -> nn.Module:
+        return MpInput(channels, out_channels)
+
+    def block(self, plan: BlockPlan) -> nn.Module:
+        return MpBlock(plan)
+
+    def concatenation(self, x: Tensor, skip: Tensor) -> Tensor:
+        return mp_concatenation(x, skip)
+
+    def output(self, channels: int, out_channels: int) -> nn.Module:
+        return MpOutput(channels, out_channels)

@@ -1,0 +1,91 @@
+"""Residual multilayer perceptron for points and small images."""
+
+from math import prod
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.config import runtime
+from pipeline.diffusion.predictor import Condition
+from pipeline.networks.base import NetworkSpec, with_preset
+from pipeline.networks.dropout import KeyedDropout
+from pipeline.networks.embeddings import NoiseEmbedding
+
+PRESETS: dict[str, dict[str, object]] = {
+    "tiny": {"width": 64, "depth": 2},
+    "small": {"width": 256, "depth": 3},
+    "anchor": {"width": 512, "depth": 4},
+}
+
+
+class MlpSpec(NetworkSpec):
+    """Width and number of residual blocks; `preset` fills in what is not given."""
+
+    kind: Literal["mlp"] = "mlp"
+    preset: Literal["tiny", "small", "anchor"] | None = runtime(None)
+    width: PositiveInt = 256
+    depth: PositiveInt = 3
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    num_noise_bands: PositiveInt = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, data: Any) -> Any:
+        return with_preset(data, PRESETS)
+
+    def module(self, shape: tuple[int, ...], num_classes: int | None) -> "Mlp":
+        return Mlp(
+            prod(shape),
+            num_classes,
+            width=self.width,
+            depth=self.depth,
+            dropout=self.dropout,
+            num_noise_bands=self.num_noise_bands,
+        )
+
+
+class MlpBlock(nn.Module):
+    """x + W2 silu(W1 film(layer_norm(x))); zero at the start, so that the block begins as the identity."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.first = nn.Linear(width, width)
+        self.dropout = KeyedDropout(dropout)
+        self.second = nn.Linear(width, width)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        scale, shift = film.chunk(2, dim=1)
+        hidden = torch.addcmul(shift, self.norm(x), scale + 1)
+        hidden = nn.functional.silu(self.first(hidden))
+        return x + self.second(self.dropout(hidden))
+
+
+class Mlp(nn.Module):
+    """Flattens the data; every block is scaled and shifted by the noise embedding (FiLM). Output zero at the start."""
+
+    def __init__(
+        self, dim: int, num_classes: int | None, *, width: int, depth: int, dropout: float, num_noise_bands: int
+    ) -> None:
+        super().__init__()
+        self.embedding = NoiseEmbedding(dim, width, num_bands=num_noise_bands, num_classes=num_classes)
+        self.modulation = nn.Linear(width, depth * 2 * width)
+        self.input = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(MlpBlock(width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, dim)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, t: Tensor, gamma: Tensor, cond: Condition | None = None) -> Tensor:
+        """x `(batch, *shape)`, gamma `(batch, 1 | dim)` -> `(batch, *shape)`; see `NetworkSpec`."""
+        embedding = self.embedding(gamma, None if cond is None else cond.label)
+        films = self.modulation(embedding).chunk(len(self.blocks), dim=1)
+        hidden = self.input(x.flatten(1))
+        for block, film in zip(self.blocks, films, strict=True):
+            hidden = block(hidden, film)
+        return self.output(nn.functional.silu(self.norm(hidden))).unflatten(1, x.shape[1:])

@@ -1,0 +1,150 @@
+"""The U-Net: one skeleton, two families of blocks."""
+
+from math import ceil, prod
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.config import ConfigError, runtime
+from pipeline.diffusion.predictor import Condition
+from pipeline.networks.base import NetworkSpec, with_preset
+from pipeline.networks.blocks import BlockFamily, BlockPlan
+from pipeline.networks.blocks_ddpmpp import DdpmppFamily
+from pipeline.networks.blocks_mp import MpFamily
+
+FAMILIES: dict[str, BlockFamily] = {"ddpmpp": DdpmppFamily(), "mp": MpFamily()}
+
+PRESETS: dict[str, dict[str, object]] = {
+    "tiny": {"base_channels": 16, "channel_multipliers": [1, 2], "num_blocks": 1, "attention_resolutions": []},
+    "small": {
+        "base_channels": 64,
+        "channel_multipliers": [1, 2, 2],
+        "num_blocks": 2,
+        "attention_resolutions": [16, 14],
+    },
+    "anchor": {"base_channels": 32, "channel_multipliers": [1, 2, 2], "num_blocks": 2, "attention_resolutions": [16]},
+}
+
+_HEAD_CHANNELS = 64
+_EMBEDDING_MULTIPLIER = 4
+
+
+class UnetSpec(NetworkSpec):
+    """Size of the U-Net; `preset` fills in what is not given.
+
+    Attributes:
+        channel_multipliers: one per resolution, from the data's own downwards; sizes are halved and rounded up, so any size
+            of image is fine (28, 14, 7, 4).
+        attention_resolutions: image heights at which every encoder block and the last decoder block attend.
+    """
+
+    kind: Literal["unet"] = "unet"
+    preset: Literal["tiny", "small", "anchor"] | None = runtime(None)
+    base_channels: PositiveInt = 32
+    channel_multipliers: tuple[PositiveInt, ...] = Field((1, 2, 2), min_length=1)
+    num_blocks: PositiveInt = 2
+    attention_resolutions: tuple[PositiveInt, ...] = ()
+    block: Literal["mp", "ddpmpp"] = "ddpmpp"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    num_noise_bands: PositiveInt = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, data: Any) -> Any:
+        return with_preset(data, PRESETS)
+
+    def module(self, shape: tuple[int, ...], num_classes: int | None) -> "Unet":
+        if len(shape) != 3:
+            raise ConfigError(f"network: the unet needs images (C, H, W), found shape {shape}; use mlp for points")
+        return Unet(shape, num_classes, spec=self)
+
+
+class Unet(nn.Module):
+    """Encoder, decoder with a skip connection from every encoder layer, output zero before training.
+
+    The skeleton is that of Karras 2022 (SongUNet, DDPM++): `num_blocks` per resolution down, `num_blocks` + 1 up.
+    """
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int | None, *, spec: UnetSpec) -> None:
+        super().__init__()
+        channels, height, _ = shape
+        widths = [spec.base_channels * multiplier for multiplier in spec.channel_multipliers]
+        heights = [ceil(height / 2**level) for level in range(len(widths))]
+        self.family = FAMILIES[spec.block]
+
+        def plan(
+            in_channels: int, level: int, *, resampling: Any = "none", is_decoder: bool, attends: bool
+        ) -> BlockPlan:
+            num_heads = max(1, widths[level] // _HEAD_CHANNELS) if attends else 0
+            return BlockPlan(
+                in_channels=in_channels,
+                out_channels=widths[level],
+                resampling=resampling,
+                is_decoder=is_decoder,
+                num_heads=num_heads,
+                dropout=spec.dropout,
+            )
+
+        encoder: list[BlockPlan] = []
+        skips = [widths[0]]
+        width = widths[0]
+        for level, at in enumerate(heights):
+            if level > 0:
+                encoder.append(plan(width, level, resampling="down", is_decoder=False, attends=False))
+                width = widths[level]
+                skips.append(width)
+            for _ in range(spec.num_blocks):
+                encoder.append(
+                    plan(width, level, is_decoder=False, attends=at in spec.attention_resolutions),
+                )
+                width = widths[level]
+                skips.append(width)
+
+        decoder: list[BlockPlan] = []
+        self._takes_skip: list[bool] = []
+        for level in reversed(range(len(widths))):
+            attends = heights[level] in spec.attention_resolutions
+            if level == len(widths) - 1:
+                decoder.append(plan(width, level, is_decoder=True, attends=attends))
+                self._takes_skip.append(False)
+            else:
+                decoder.append(plan(width, level, resampling="up", is_decoder=True, attends=False))
+                self._takes_skip.append(False)
+            width = widths[level]
+            for index in range(spec.num_blocks + 1):
+                is_last = index == spec.num_blocks
+                decoder.append(plan(width + skips.pop(), level, is_decoder=True, attends=attends and is_last))
+                self._takes_skip.append(True)
+                width = widths[level]
+        assert not skips
+
+        self._encoder_plans, self._decoder_plans = encoder, decoder
+        self._modulation_sizes = [self.family.modulation_size(item) for item in (*encoder, *decoder)]
+        embedding_width = _EMBEDDING_MULTIPLIER * spec.base_channels
+        self.embedding = self.family.embedding(
+            prod(shape), embedding_width, num_bands=spec.num_noise_bands, num_classes=num_classes
+        )
+        self.modulation = self.family.modulation(embedding_width, sum(self._modulation_sizes))
+        self.input = self.family.input(channels, widths[0])
+        self.encoder = nn.ModuleList(self.family.block(item) for item in encoder)
+        self.decoder = nn.ModuleList(self.family.block(item) for item in decoder)
+        self.output = self.family.output(width, channels)
+
+    def forward(self, x: Tensor, t: Tensor, gamma: Tensor, cond: Condition | None = None) -> Tensor:
+        """x `(batch, C, H, W)`, gamma `(batch, 1 | dim)` -> `(batch, C, H, W)`; see `NetworkSpec`."""
+        embedding = self.embedding(gamma, None if cond is None else cond.label)
+        modulations = iter(self.modulation(embedding).split(self._modulation_sizes, dim=1))
+        hidden = self.input(x)
+        skips = [hidden]
+        sizes: list[tuple[int, int]] = []
+        for block, item in zip(self.encoder, self._encoder_plans, strict=True):
+            if item.resampling == "down":
+                sizes.append((hidden.shape[2], hidden.shape[3]))
+            hidden = block(hidden, next(modulations))
+            skips.append(hidden)
+        for block, item, takes_skip in zip(self.decoder, self._decoder_plans, self._takes_skip, strict=True):
+            if takes_skip:
+                hidden = self.family.concatenation(hidden, skips.pop())
+            hidden = block(hidden, next(modulations), sizes.pop() if item.resampling == "up" else None)
+        return self.output(hidden).to(x.dtype)
