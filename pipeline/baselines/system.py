@@ -49,6 +49,7 @@ def build_system(
     shape: tuple[int, ...],
     num_classes: int | None,
     statistics: Statistics | None,
+    seed: int = 0,
 ) -> System:
     """Build process, networks and objective.
 
@@ -57,6 +58,7 @@ def build_system(
         shape: (C, H, W) or (D,) of one data point.
         num_classes: classes of the data set, or None when it has no labels.
         statistics: data statistics in the process's basis, or None when nothing needs them.
+        seed: of the initial weights.
 
     Raises:
         ConfigError: the system does not fit the data (for example a class-conditional network without labels).
@@ -65,7 +67,7 @@ def build_system(
     process = None if spec.process is None else build_process(spec.process, shape, statistics)
     precondition = None if process is None else Precondition(process, spec.prediction)
     needs_classes = spec.class_conditional or process is None
-    network = spec.network.build(shape, num_classes if needs_classes else None, int(np.prod(shape)))
+    network = spec.network.build(shape, num_classes if needs_classes else None, int(np.prod(shape)), seed=seed)
     objective = spec.objective.build(precondition)
     return System(spec, process, precondition, {DENOISER: network}, objective)
 
@@ -82,12 +84,15 @@ def read_statistics(artifact: Artifact, basis: str) -> Statistics:
     return Statistics(mean=mean, variances=variances, components=components)
 
 
-def system_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None) -> System:
+def system_for(
+    spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None, *, seed: int = 0
+) -> System:
     """Build a system from artifact metadata: `dataset` is the metadata of an ingest artifact."""
     data = None
     if statistics is not None and spec.process is not None:
         data = read_statistics(statistics, spec.process.basis)
-    return build_system(spec, shape=tuple(dataset["shape"]), num_classes=dataset["num_classes"], statistics=data)
+    shape, num_classes = tuple(dataset["shape"]), dataset["num_classes"]
+    return build_system(spec, shape=shape, num_classes=num_classes, statistics=data, seed=seed)
 
 
 def load_predictor(

@@ -66,7 +66,7 @@ def combinations(blocks: Sequence[Mapping[str, Any]]) -> Iterator[Combination]:
         if "baseline" not in block:
             raise ConfigError(f"{where}: baseline: is required; possible: {', '.join(BASELINES)}")
         _check_axes(block, where)
-        choices = {key: value if isinstance(value, list) else [value] for key, value in block.items()}
+        choices = {key: list(value) if isinstance(value, list | tuple) else [value] for key, value in block.items()}
         for key, values in choices.items():
             if not values:
                 raise ConfigError(f"{where}.{key}: the list is empty; give at least one value")

@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from pipeline.grid.schedule import Failure, Outcome
+from pipeline.grid.schedule import Outcome
 from pipeline.grid.tasks import Task, execute
 from pipeline.store import Key, Store
+from pipeline.train.outcome import Failure
 from pipeline.train.ray import run_group
 
 log = logging.getLogger(__name__)

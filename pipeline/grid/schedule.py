@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pipeline.grid.tasks import STAGES, Task
 from pipeline.store import Key
+from pipeline.train.outcome import Failure
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +26,10 @@ class State(StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a task failed. `kind` is the exception's class name, `is_lost` says that the worker died under it."""
-
-    kind: str
-    message: str
-    details: str = ""
-    is_lost: bool = False
-
-    @property
-    def signature(self) -> str:
-        return f"{self.kind}: {self.message.splitlines()[0] if self.message else ''}"[:300]
+def signature(failure: Failure) -> str:
+    """What two failures of the same cause have in common: class and first line."""
+    first_line = failure.message.splitlines()[0] if failure.message else ""
+    return f"{failure.kind}: {first_line}"[:300]
 
 
 @dataclass(frozen=True)
@@ -95,10 +88,10 @@ class Schedule:
             retry = self._lost[key] <= MAX_LOST
         else:
             self._attempts[key] += 1
-            is_new = previous is None or previous.signature != failure.signature
+            is_new = previous is None or signature(previous) != signature(failure)
             retry = self._attempts[key] <= 2 and is_new and failure.kind not in FINAL
         if retry:
-            log.warning("event=retry task=%r reason=%r", self.tasks[key].label, failure.signature)
+            log.warning("event=retry task=%r reason=%r", self.tasks[key].label, signature(failure))
             self.states[key] = State.WAITING
             return State.WAITING
         self.states[key] = State.FAILED
@@ -117,8 +110,8 @@ class Schedule:
         if any(self.states[key] is State.DONE for key in of_stage):
             return
         equal = [key for key in of_stage if key in self.failures and self.states[key] is State.FAILED]
-        if len(equal) >= SYSTEMATIC and {self.failures[key].signature for key in equal} == {failure.signature}:
-            self.stopped = f"{len(equal)} {stage} tasks failed alike and none succeeded ({failure.signature})"
+        if len(equal) >= SYSTEMATIC and {signature(self.failures[key]) for key in equal} == {signature(failure)}:
+            self.stopped = f"{len(equal)} {stage} tasks failed alike and none succeeded ({signature(failure)})"
 
     @property
     def is_finished(self) -> bool:

@@ -1,0 +1,182 @@
+"""The tasks behind one row: data, statistics, training, sample blocks, features, likelihood blocks, result."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.baselines.system import SystemSpec
+from pipeline.config import Spec
+from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
+from pipeline.evaluate.features import FeatureSpec
+from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason
+from pipeline.evaluate.result import ResultSpec
+from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
+from pipeline.grid.tasks import Task
+from pipeline.ingest.sources import pin
+from pipeline.ingest.statistics import StatisticsSpec
+from pipeline.sample.blocks import SamplerSpec, sample_blocks
+from pipeline.store import Key
+from pipeline.train.spec import TrainTask
+
+
+@dataclass(frozen=True)
+class CellTasks:
+    """Tasks of one cell; `training` and `sampling` are absent where a row needs none."""
+
+    dataset: Task
+    statistics: Task
+    classifier: Task | None
+    reference: Task | None
+    training: Task | None
+    samples: tuple[Task, ...]
+    features: tuple[Task, ...]
+    likelihoods: tuple[Task, ...]
+    result: Task
+
+    def in_order(self) -> Iterator[Task]:
+        """Inputs before their users."""
+        yield from (self.dataset, self.statistics)
+        yield from (task for task in (self.classifier, self.reference, self.training) if task is not None)
+        yield from self.samples
+        yield from self.features
+        yield from self.likelihoods
+        yield self.result
+
+
+def canonical(sampler: SamplerSpec) -> SamplerSpec:
+    """The sampler under the one name that its twins share: DDIM with eta = 1 is the ancestral step."""
+    if isinstance(sampler.kernel, DdimSpec) and sampler.kernel.eta == 1.0:
+        return sampler.model_copy(update={"kernel": AncestralSpec(variance="small")})
+    return sampler
+
+
+def cell_tasks(
+    evaluate: EvaluateSpec,
+    experiment: ExperimentSpec,
+    system: SystemSpec | Any,
+    *,
+    sampler: SamplerSpec | None,
+    seed: int,
+    root: str | None,
+    pinned: dict[str, Any],
+) -> CellTasks:
+    """Every task of one row.
+
+    Args:
+        evaluate: how it is judged.
+        experiment: data set, network and optimisation.
+        system: what is trained, or the name of a control row.
+        sampler: how it is sampled; None for a control row.
+        seed: of training and sampling.
+        root: folder of relative data locations.
+        pinned: data sets whose content digest is already known; filled in here, so that each is read once.
+    """
+    is_control = not isinstance(system, SystemSpec)
+    source = experiment.dataset
+    name = source.model_dump_json()
+    if name not in pinned:
+        pinned[name] = pin(source, root or ".")
+    dataset = Task("ingest", pinned[name], {}, f"ingest {source.name}")
+    data = {"dataset": dataset.key}
+    statistics = Task("statistics", StatisticsSpec(), data, f"statistics {source.name}")
+    data["statistics"] = statistics.key
+    training = None
+    inputs: dict[str, Key] = dict(data)
+    if not is_control:
+        spec = TrainTask(system=system, train=experiment.train, seed=seed)
+        weight = float(experiment.train.steps * experiment.train.batch)
+        training = Task("train", spec, data, f"train {_short_system(system)} seed {seed}", weight)
+        inputs["model"] = training.key
+        sampler = canonical(sampler) if sampler is not None else None
+    classifier, reference, net = _feature_net(evaluate, source, data)
+    samples: list[Task] = []
+    features: list[Task] = []
+    if reference is not None:
+        blocks = sample_blocks(
+            system,
+            sampler,
+            num_images=evaluate.num_images,
+            block_size=evaluate.block_images,
+            seed=seed,
+            batch_shape=min(evaluate.batch_images, evaluate.block_images),
+        )
+        for block in blocks:
+            label = f"{_short_system(system)} seed {seed} block {block.block}"
+            samples.append(Task("sample", block, inputs, f"sample {label}"))
+            feature_inputs = {"dataset": dataset.key, "images": samples[-1].key}
+            if classifier is not None:
+                feature_inputs["classifier"] = classifier.key
+            features.append(Task("features", net, feature_inputs, f"features {label}"))
+    likelihoods: list[Task] = []
+    reason = absent_reason(system)
+    if "nll" in evaluate.metrics and reason is None:
+        for block in range(-(-evaluate.nll_images // evaluate.nll_block_images)):
+            size = evaluate.nll_block_images
+            spec = LikelihoodBlock(
+                system=system,
+                likelihood=None if is_control else evaluate.likelihood,
+                block=block,
+                block_size=size,
+                batch_shape=min(size, evaluate.batch_images),
+            )
+            likelihoods.append(Task("likelihood", spec, inputs, f"likelihood {_short_system(system)} block {block}"))
+    result = _result(evaluate, reference, features, likelihoods, reason, _short_system(system))
+    return CellTasks(
+        dataset,
+        statistics,
+        classifier,
+        reference,
+        training,
+        tuple(samples),
+        tuple(features),
+        tuple(likelihoods),
+        result,
+    )
+
+
+def _feature_net(
+    evaluate: EvaluateSpec, source: Spec, data: dict[str, Key]
+) -> tuple[Task | None, Task | None, FeatureSpec | None]:
+    """The feature classifier's training, the reference features, and the specification of a block's features."""
+    if not set(evaluate.metrics) - {"nll"}:
+        return None, None, None
+    name = str(getattr(source, "name", ""))
+    system = evaluate.feature_net.system()
+    task = TrainTask(system=system, train=evaluate.feature_net.train, seed=evaluate.feature_net.seed)
+    weight = float(task.train.steps * task.train.batch)
+    classifier = Task("train", task, data, f"train classifier of {name}", weight)
+    net = FeatureSpec(net=f"fd_clf_{name}", classifier=system)
+    inputs = {"dataset": data["dataset"], "classifier": classifier.key}
+    spec = net.model_copy(update={"split": "train", "with_ladder": True})
+    return classifier, Task("features", spec, inputs, f"features of {name}"), net
+
+
+def _result(
+    evaluate: EvaluateSpec,
+    reference: Task | None,
+    features: list[Task],
+    likelihoods: list[Task],
+    reason: str | None,
+    label: str,
+) -> Task:
+    inputs: dict[str, Key] = {} if reference is None else {"reference": reference.key}
+    inputs |= {f"features.{index:06d}": task.key for index, task in enumerate(features)}
+    inputs |= {f"likelihood.{index:06d}": task.key for index, task in enumerate(likelihoods)}
+    metrics = tuple("fd" if metric == "fd_clf" else metric for metric in evaluate.metrics)
+    absent = {"nll": reason} if reason is not None and "nll" in evaluate.metrics else {}
+    spec = ResultSpec(metrics=metrics, num_images=evaluate.num_images, absent=absent)
+    return Task("result", spec, inputs, f"result {label}")
+
+
+def _short_system(system: SystemSpec | str) -> str:
+    if isinstance(system, str):
+        return system
+    process = system.process
+    if process is None:
+        return "classifier"
+    schedule = process.schedule
+    softness = getattr(schedule, "softness_a", None)
+    suffix = "" if softness is None else f" a={softness:g}"
+    return f"{schedule.kind} {process.basis}{suffix} {system.prediction}"
+
+

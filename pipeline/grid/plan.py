@@ -1,0 +1,223 @@
+"""From a grid to the tasks that make its results: cells, what is skipped or merged and why, and what each shares."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pipeline.baselines.system import SystemSpec
+from pipeline.config import ConfigError, Spec, parse
+from pipeline.grid.axes import Combination, combinations, short
+from pipeline.grid.cells import CellTasks, cell_tasks
+from pipeline.grid.spec import ExperimentSpec, GridSpec
+from pipeline.grid.tasks import Task
+from pipeline.grid.validity import refusal
+from pipeline.sample.blocks import SamplerSpec
+from pipeline.store import Key, Store, fingerprint
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the result table.
+
+    Attributes:
+        name: short and unique within the grid.
+        params: axes and settings that the row is read by: baseline, axes, sampler, steps, seed, data set.
+        tasks: what makes the row.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    tasks: CellTasks
+
+    @property
+    def key(self) -> Key:
+        """Address of the result artifact."""
+        return self.tasks.result.key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a grid asks for.
+
+    Attributes:
+        grid: the grid file.
+        cells: rows of the result table, in file order.
+        skipped: combinations that make no sense, each with one sentence.
+        merged: combinations that are identical to a cell, with that cell's name.
+        tasks: every task by the address of its artifact, inputs before their users.
+    """
+
+    grid: GridSpec
+    cells: tuple[Cell, ...]
+    skipped: tuple[tuple[str, str], ...]
+    merged: tuple[tuple[str, str], ...]
+    tasks: Mapping[Key, Task] = field(repr=False)
+
+    @property
+    def trainings(self) -> tuple[Task, ...]:
+        """Trainings of the cells, each once; the feature classifiers are not among them."""
+        unique = {cell.tasks.training.key: cell.tasks.training for cell in self.cells if cell.tasks.training}
+        return tuple(unique.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the whole request: the addresses of its results."""
+        return fingerprint("grid", 1, [cell.key.fingerprint for cell in self.cells], {})
+
+    def missing(self, store: Store) -> dict[Key, Task]:
+        """The tasks that still have to run: walking back from the results, nothing behind an artifact that exists."""
+        needed: set[Key] = set()
+        stack = [cell.key for cell in self.cells]
+        while stack:
+            key = stack.pop()
+            if key in needed or store.find(key) is not None:
+                continue
+            needed.add(key)
+            stack.extend(self.tasks[key].inputs.values())
+        return {key: task for key, task in self.tasks.items() if key in needed}
+
+
+def make_plan(grid: GridSpec, *, root: str | None = None) -> Plan:
+    """Expand a grid.
+
+    Args:
+        grid: the grid file.
+        root: folder below which relative data locations lie; the digest of every data set is read from there.
+
+    Raises:
+        ConfigError: nothing is left to run, or a combination cannot be expanded.
+        DataError: a data set is missing or differs from its digest.
+    """
+    skipped: list[tuple[str, str]] = []
+    merged: list[tuple[str, str]] = []
+    drafts: list[_Draft] = []
+    by_key: dict[Key, _Draft] = {}
+    pinned: dict[str, Any] = {}
+    for combination in combinations(grid.grid):
+        reason = refusal(combination)
+        if reason is not None:
+            skipped.append((combination.label, reason))
+            continue
+        for draft in _drafts(grid, combination, root, pinned):
+            other = by_key.get(draft.tasks.result.key)
+            if other is not None:
+                merged.append((draft.label, other.label))
+                continue
+            by_key[draft.tasks.result.key] = draft
+            drafts.append(draft)
+    if not drafts:
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in skipped))
+        raise ConfigError(f"grid {grid.name}: every combination is skipped, nothing is left to run: {reasons}")
+    names = _names(drafts)
+    cells = tuple(Cell(name, draft.params, draft.tasks) for name, draft in zip(names, drafts, strict=True))
+    named = {draft.label: name for name, draft in zip(names, drafts, strict=True)}
+    tasks = {task.key: task for cell in cells for task in cell.tasks.in_order()}
+    return Plan(grid, cells, tuple(skipped), tuple((label, named[kept]) for label, kept in merged), tasks)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    combination: Combination
+    sampler: SamplerSpec | None
+    seed: int
+    params: Mapping[str, Any]
+    tasks: CellTasks
+
+    @property
+    def label(self) -> str:
+        parts = [self.combination.label]
+        if self.sampler is not None:
+            parts.append(f"sampler={sampler_name(self.sampler)}")
+        return " ".join([*parts, f"seed={self.seed}"])
+
+
+def _drafts(grid: GridSpec, combination: Combination, root: str | None, pinned: dict[str, Any]) -> Iterable[_Draft]:
+    baseline = combination.baseline
+    where = f"grid.{combination.block}"
+    experiment = _experiment(grid.experiment, combination.overrides, where)
+    system: SystemSpec | None = None
+    if baseline.system is not None:
+        tree = baseline.system(combination.axes)
+        tree |= {"network": experiment.network, "class_conditional": experiment.class_conditional}
+        system = parse(SystemSpec, tree, where)
+    samplers: tuple[SamplerSpec | None, ...] = (None,)
+    if baseline.control is None:
+        given = grid.evaluate.samplers.get(baseline.name)
+        samplers = given or tuple(parse(SamplerSpec, dict(entry), "sampler") for entry in baseline.samplers)
+    for sampler in samplers:
+        for seed in grid.seeds:
+            tasks = cell_tasks(
+                grid.evaluate, experiment, system or baseline.control, sampler=sampler, seed=seed, root=root, pinned=pinned
+            )
+            yield _Draft(combination, sampler, seed, _params(combination, experiment, sampler, seed), tasks)
+
+
+def _experiment(experiment: ExperimentSpec, overrides: Mapping[str, Any], where: str) -> ExperimentSpec:
+    if not overrides:
+        return experiment
+    tree: dict[str, Any] = experiment.model_dump(mode="json")
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        target = tree
+        for part in parents:
+            if not isinstance(target.get(part), dict):
+                raise ConfigError(f"{where}.{path}: there is no {part} to change in experiment")
+            target = target[part]
+        target[last] = value.model_dump(mode="json") if isinstance(value, Spec) else value
+    return parse(ExperimentSpec, tree, where)
+
+
+def sampler_name(sampler: SamplerSpec) -> str:
+    """`ddim50`, `ancestral250-large`: kind, steps, and what differs from the kind's defaults."""
+    kernel = sampler.kernel
+    defaults = type(kernel)()
+    changed = [
+        short(getattr(kernel, name))
+        for name in type(kernel).model_fields
+        if name != "kind" and getattr(kernel, name) != getattr(defaults, name)
+    ]
+    extra = [value for value, usual in ((sampler.spacing, "uniform"), (sampler.final, "denoise")) if value != usual]
+    return "-".join([f"{kernel.kind}{sampler.steps}", *changed, *extra])
+
+
+def _params(
+    combination: Combination, experiment: ExperimentSpec, sampler: SamplerSpec | None, seed: int
+) -> dict[str, Any]:
+    params: dict[str, Any] = {"baseline": combination.baseline.name}
+    params |= {name: value if isinstance(value, int | float) else short(value) for name, value in combination.axes.items()}
+    if sampler is not None:
+        params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}
+    if combination.baseline.control is None:
+        params |= {name.replace("experiment.", ""): short(value) for name, value in combination.overrides.items()}
+    return {**params, "dataset": experiment.dataset.name, "seed": seed}
+
+
+_PREFIXED = {"softness_a": "a=", "ordering_r": "r=", "overlap_b": "b=", "steps": "steps=", "train.lr": "lr="}
+
+
+def _names(drafts: list[_Draft]) -> list[str]:
+    """Readable unique names: the baseline, what its blocks state, then sampler and seed where they vary."""
+    several_seeds = len({draft.seed for draft in drafts}) > 1
+    samplers: dict[str, set[str]] = {}
+    for draft in drafts:
+        name = sampler_name(draft.sampler) if draft.sampler else ""
+        samplers.setdefault(draft.combination.baseline.name, set()).add(name)
+    names: list[str] = []
+    for draft in drafts:
+        combination = draft.combination
+        stated = {**combination.given, **combination.overrides}
+        parts = [combination.baseline.name]
+        parts += [f"{_PREFIXED.get(name, '')}{short(value)}" for name, value in stated.items()]
+        if draft.sampler and len(samplers[combination.baseline.name]) > 1:
+            parts.append(sampler_name(draft.sampler))
+        if several_seeds:
+            parts.append(f"seed{draft.seed}")
+        names.append("/".join(parts))
+    repeated = {name for name in names if names.count(name) > 1}
+    numbers: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in repeated:
+            numbers[name] = numbers.get(name, 0) + 1
+            names[index] = f"{name}#{numbers[name]}"
+    return names

@@ -1,0 +1,123 @@
+"""What tracking and tables show of a cell: read from the store, so that either can be rebuilt at any time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluate.comparison import Result
+from pipeline.grid.plan import Cell, Plan
+from pipeline.grid.tasks import Task
+from pipeline.store import Artifact, Store
+from pipeline.tracking import ResultRecord, TrainRecord
+
+ALIASES = {"precision_recall": "precision", "fd": "fd_clf"}
+CURVE_POINTS = 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished cell: its parameters and what was measured."""
+
+    cell: Cell
+    result: Result
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(self.result.row["metrics"])
+
+
+def finished_rows(plan: Plan, store: Store) -> list[Row]:
+    """Rows of all cells whose result is in the store, in plan order."""
+    rows: list[Row] = []
+    for cell in plan.cells:
+        artifact = store.find(cell.key)
+        if artifact is not None:
+            rows.append(Row(cell, Result.read(artifact)))
+    return rows
+
+
+def primary_metric(plan: Plan) -> str:
+    """The metric that sorts the table: as the grid says, else the classifier distance, else the likelihood."""
+    if plan.grid.evaluate.primary is not None:
+        return plan.grid.evaluate.primary
+    if "fd_clf" in plan.grid.evaluate.metrics:
+        return f"fd_clf_{plan.grid.experiment.dataset.name}"
+    return "nll_bpd"
+
+
+def table_columns(plan: Plan, *, limit: int = 8) -> list[str]:
+    """Columns of the shared table: the metrics of the primary family, then the parameters that differ between cells."""
+    primary = primary_metric(plan)
+    metrics = [f"metrics.{name}" for name in (primary, f"{primary}_se", "nll_bpd", "nll_se", "nfe")]
+    varying = [
+        name
+        for name in dict.fromkeys(name for cell in plan.cells for name in cell.params)
+        if len({str(cell.params.get(name)) for cell in plan.cells if name in cell.params}) > 1 or name == "baseline"
+    ]
+    return [*metrics, *(f"params.{name}" for name in varying[:limit])]
+
+
+def result_record(plan: Plan, row: Row, store: Store) -> ResultRecord:
+    """The tracking record of a finished cell, with its preview sheet."""
+    artifacts: dict[str, Any] = {}
+    if row.cell.tasks.samples:
+        block = store.find(row.cell.tasks.samples[0].key)
+        if block is not None and "preview.png" in block.files:
+            artifacts["samples.png"] = block.path("preview.png")
+    grid = plan.grid
+    protocol = row.result.row["protocol"]
+    params = {**row.cell.params, "num_images": protocol.get("num_images", grid.evaluate.num_images)}
+    tags = {"grid": grid.name, "cell": row.cell.name, "plan": plan.fingerprint[:12]}
+    if row.cell.tasks.training is not None:
+        tags["training"] = row.cell.tasks.training.key.fingerprint[:12]
+    return ResultRecord(
+        fingerprint=row.cell.key.fingerprint,
+        run_name=row.cell.name,
+        params=params,
+        metrics=row.metrics,
+        tags=tags,
+        artifacts=artifacts,
+        reasons=row.result.row["reasons"],
+    )
+
+
+def train_record(plan: Plan, task: Task, artifact: Artifact) -> TrainRecord:
+    """The tracking record of a training: its curves, thinned to what a chart can show."""
+    curve: dict[str, list[tuple[int, float]]] = {}
+    with np.load(artifact.path("curve.npz"), allow_pickle=False) as arrays:
+        steps = arrays["step"]
+        chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), CURVE_POINTS)).astype(int))
+        for name in arrays.files:
+            if name != "step" and arrays[name].shape == steps.shape:
+                curve[name] = [(int(steps[i]), float(arrays[name][i])) for i in chosen]
+    meta = artifact.meta
+    metrics = {name: float(value) for name, value in meta.items() if isinstance(value, int | float)}
+    spec: Mapping[str, Any] = task.spec.identity()
+    params = {"seed": spec["seed"], **{name: value for name, value in spec["train"].items() if _is_scalar(value)}}
+    return TrainRecord(
+        fingerprint=task.key.fingerprint,
+        run_name=task.label,
+        params=params,
+        curve=curve,
+        metrics=metrics,
+        tags={"grid": plan.grid.name},
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def records(plan: Plan, store: Store) -> Iterator[ResultRecord | TrainRecord]:
+    """Everything that tracking shows of a grid, from the store."""
+    seen: set[str] = set()
+    for task in plan.tasks.values():
+        if task.stage == "train" and task.key.fingerprint not in seen:
+            seen.add(task.key.fingerprint)
+            artifact = store.find(task.key)
+            if artifact is not None:
+                yield train_record(plan, task, artifact)
+    for row in finished_rows(plan, store):
+        yield result_record(plan, row, store)

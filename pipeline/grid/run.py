@@ -1,0 +1,187 @@
+"""The driver: admits stages by a budget, hands results to tracking, and survives by being repeated."""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.grid.plan import Plan
+from pipeline.grid.schedule import Outcome, Schedule, State, balanced, signature
+from pipeline.grid.status import StatusWriter, grid_documents, training_reports
+from pipeline.grid.tasks import Task
+from pipeline.store import Key, Store
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class Executor(Protocol):
+    """Where tasks run."""
+
+    total_units: int
+
+    @property
+    def free_units(self) -> int: ...
+    def submit(self, task: Task) -> None: ...
+    def submit_group(self, tasks: list[Task], *, workers: int) -> None: ...
+    def poll(self, timeout_s: float) -> list[Outcome]: ...
+    def close(self) -> None: ...
+
+
+class Events(Protocol):
+    """Who wants to know what happens."""
+
+    def done(self, task: Task) -> None: ...
+    def status(self, snapshot: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        executed: number of tasks that ran to their end, by stage.
+        failures: label and reason of every failed task.
+        stopped: why the grid was stopped early, if it was.
+        interrupted: whether a signal ended the run.
+        kinds: exception classes of the failures.
+    """
+
+    executed: dict[str, int] = field(default_factory=dict[str, int])
+    failures: tuple[tuple[str, str], ...] = ()
+    stopped: str | None = None
+    interrupted: bool = False
+    kinds: frozenset[str] = frozenset()
+
+
+def run_plan(
+    plan: Plan,
+    store: Store,
+    make_executor: Callable[[], Executor],
+    *,
+    events: Events,
+    poll_s: float = POLL_S,
+) -> RunReport:
+    """Run what is missing; nothing is started when nothing is.
+
+    Args:
+        plan: the grid's tasks.
+        store: where artifacts are committed.
+        make_executor: called once, and only if there is work.
+        events: told about finished tasks and progress.
+        poll_s: longest wait between two looks at the running tasks.
+    """
+    missing = plan.missing(store)
+    documents = grid_documents(store, plan.grid.name)
+    documents.put("plan.json", json.dumps(plan_document(plan), indent=1).encode())
+    if not missing:
+        return RunReport()
+    schedule = Schedule(missing)
+    status = StatusWriter(store, plan.grid.name)
+    executed: dict[str, int] = {}
+    executor = make_executor()
+    with _stop_signal() as stop:
+        try:
+            while not schedule.is_finished and not stop.is_set():
+                _admit(schedule, executor)
+                outcomes = executor.poll(poll_s) + _committed_early(schedule, store)
+                for outcome in outcomes:
+                    if schedule.states[outcome.key] is State.DONE:
+                        continue
+                    if schedule.settle(outcome) is State.DONE:
+                        task = schedule.tasks[outcome.key]
+                        executed[task.stage] = executed.get(task.stage, 0) + 1
+                        events.done(task)
+                _report(schedule, status, store, plan, events)
+        finally:
+            _report(schedule, status, store, plan, events, force=True)
+            executor.close()
+    failed = {key: failure for key, failure in schedule.failures.items() if schedule.states[key] is State.FAILED}
+    return RunReport(
+        executed,
+        tuple((schedule.tasks[key].label, signature(failure)) for key, failure in failed.items()),
+        schedule.stopped,
+        stop.is_set(),
+        frozenset(failure.kind for failure in failed.values()),
+    )
+
+
+def _admit(schedule: Schedule, executor: Executor) -> None:
+    ready = schedule.ready()
+    trainings = [task for task in ready if task.stage == "train"]
+    if trainings and not any(task.stage in ("ingest", "statistics") for task in ready):
+        by_workers: dict[int, list[Task]] = {}
+        for task in trainings:
+            workers = min(int(getattr(task.spec, "train").workers), executor.total_units)
+            by_workers.setdefault(workers, []).append(task)
+        for workers, tasks in sorted(by_workers.items(), reverse=True):
+            num_groups = executor.free_units // workers
+            for group in balanced(tasks, num_groups) if num_groups else []:
+                schedule.start(group)
+                executor.submit_group(group, workers=workers)
+    for task in ready:
+        if task.stage != "train" and executor.free_units > 0:
+            schedule.start([task])
+            executor.submit(task)
+
+
+def _committed_early(schedule: Schedule, store: Store) -> list[Outcome]:
+    """Cells of a running group that are in the store already: their images can be drawn while the group goes on."""
+    running = [key for key, task in schedule.tasks.items() if task.stage == "train"]
+    running = [key for key in running if schedule.states[key] is State.RUNNING]
+    return [Outcome(key) for key in running if store.find(key) is not None]
+
+
+def _report(
+    schedule: Schedule, status: StatusWriter, store: Store, plan: Plan, events: Events, *, force: bool = False
+) -> None:
+    running = {
+        key.fingerprint
+        for key, task in schedule.tasks.items()
+        if task.stage == "train" and schedule.states[key] is State.RUNNING
+    }
+    snapshot = status.snapshot(schedule, training_reports(store, plan.grid.name, running))
+    status.write(snapshot, force=force)
+    events.status(snapshot)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Set by SIGINT or SIGTERM; a second signal ends the process at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as the store keeps it: roots for collection, and the rows with their parameters."""
+    return {
+        "grid": plan.grid.name,
+        "fingerprint": plan.fingerprint,
+        "spec": plan.grid.model_dump(mode="json"),
+        "roots": sorted(_text(key) for key in plan.tasks),
+        "cells": [{"name": cell.name, "params": dict(cell.params), "result": _text(cell.key)} for cell in plan.cells],
+        "skipped": [list(item) for item in plan.skipped],
+        "merged": [list(item) for item in plan.merged],
+    }
+
+
+def _text(key: Key) -> str:
+    return f"{key.stage}/{key.fingerprint}"

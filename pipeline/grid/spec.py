@@ -1,0 +1,158 @@
+"""The typed tree of a grid file."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from pipeline.baselines import BASELINES
+from pipeline.baselines.system import SystemSpec
+from pipeline.config import Document, Spec, closest, load_yaml, parse, runtime, union, with_overrides
+from pipeline.config.errors import ConfigError
+from pipeline.diffusion.likelihoods import LIKELIHOODS
+from pipeline.grid.axes import SPELLINGS, combinations
+from pipeline.ingest.sources import SOURCES
+from pipeline.networks import NETWORKS
+from pipeline.sample.blocks import SamplerSpec
+from pipeline.train.spec import AverageSpec, TrainSpec
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Metric = Literal["fd_clf", "kid", "precision_recall", "nll"]
+
+DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {"kind": "digits", "name": "digits"},
+    "mnist": {"kind": "idx", "name": "mnist", "uri": "mnist"},
+    "cifar10": {"kind": "cifar_binary", "name": "cifar10", "uri": "cifar10"},
+}
+"""Data sets by name; relative locations are below the data folder."""
+
+MAX_COMBINATIONS = 10_000
+
+
+class ExperimentSpec(Spec):
+    """What the cells of a grid share; a block may replace any part of it."""
+
+    dataset: union(SOURCES)
+    network: union(NETWORKS)
+    train: TrainSpec = TrainSpec()
+    class_conditional: bool = False
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _dataset_by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in DATASETS:
+            raise ValueError(f"unknown data set {value!r}{closest(value, list(DATASETS))}")
+        return DATASETS[value]
+
+
+class FeatureNetSpec(Spec):
+    """The classifier whose penultimate layer is the feature space of `fd_clf_<dataset>`."""
+
+    network: union({"classifier": NETWORKS["classifier"]}) = NETWORKS["classifier"]()
+    train: TrainSpec = TrainSpec(steps=1500, batch=128, lr=1e-3, lr_decay="cosine", ema=AverageSpec(decay=0.99))
+    seed: NonNegativeInt = 0
+
+    def system(self) -> SystemSpec:
+        """The classifier as an ordinary training without a diffusion process."""
+        return SystemSpec(process=None, objective=parse(SystemSpec.model_fields["objective"].annotation, _CLASSIFY),
+                          network=self.network)
+
+
+_CLASSIFY = {"kind": "classification"}
+
+
+class EvaluateSpec(Spec):
+    """How models are judged."""
+
+    num_images: PositiveInt = 50_000
+    block_images: PositiveInt = 1000  # images per sampling task and artifact
+    batch_images: PositiveInt = 250  # images per network call, part of what an image is
+    samplers: dict[str, tuple[SamplerSpec, ...]] = Field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ("fd_clf", "nll")
+    likelihood: union(LIKELIHOODS) = LIKELIHOODS["ode"]()
+    nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
+    nll_block_images: PositiveInt = 500
+    feature_net: FeatureNetSpec = FeatureNetSpec()
+    primary: str | None = None
+
+    @field_validator("samplers", mode="before")
+    @classmethod
+    def _expand_samplers(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        expanded: dict[str, Any] = {}
+        for name, samplers in value.items():
+            name = SPELLINGS.get(name, name)
+            if name not in BASELINES:
+                raise ValueError(f"unknown baseline {name!r}{closest(name, list(BASELINES))}")
+            entries = samplers if isinstance(samplers, list | tuple) else (samplers,)
+            expanded[name] = tuple(flat for entry in entries for flat in _product(entry))
+        return expanded
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "EvaluateSpec":
+        if self.batch_images > self.block_images:
+            raise ValueError(f"batch_images = {self.batch_images} is more than block_images = {self.block_images}")
+        return self
+
+
+class GridSpec(Spec):
+    """One grid file."""
+
+    name: Name
+    experiment: ExperimentSpec
+    grid: tuple[dict[str, Any], ...] = Field(min_length=1)
+    evaluate: EvaluateSpec = EvaluateSpec()
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    base: str | None = runtime(None)
+
+    @model_validator(mode="after")
+    def _blocks_name_known_axes(self) -> "GridSpec":
+        for count, _ in enumerate(combinations(self.grid)):
+            if count * len(self.seeds) >= MAX_COMBINATIONS:
+                raise ValueError(f"the grid has more than {MAX_COMBINATIONS} combinations; split it")
+        return self
+
+
+def _product(entry: Any) -> list[Any]:
+    """One sampler whose fields may be lists, as the samplers that it stands for."""
+    if not isinstance(entry, Mapping):
+        return [entry]
+    flat: list[dict[str, Any]] = [{}]
+    for key, value in entry.items():
+        values = value if isinstance(value, list | tuple) else (value,)
+        flat = [{**partial, key: item} for partial in flat for item in values]
+    return flat
+
+
+def load_grid(path: str, overrides: tuple[str, ...] = ()) -> GridSpec:
+    """Read a grid file with its base file and `path=value` overrides.
+
+    Raises:
+        ConfigError: anything that is wrong, with file, line, path and the nearest valid key.
+    """
+    document = load_yaml(path)
+    if not isinstance(document.data, Mapping):
+        raise ConfigError(f"{path}: a grid file is a mapping with name, experiment and grid")
+    base = document.data.get("base")
+    if base is not None:
+        document = document.merged_over(_base_document(path, base))
+    return grid_from(with_overrides(document, overrides))
+
+
+def _base_document(path: str, base: Any) -> Document:
+    from pathlib import Path
+
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: name one YAML file, relative to this one")
+    document = load_yaml(Path(path).parent / base)
+    if isinstance(document.data, Mapping) and "base" in document.data:
+        raise ConfigError(f"{document.source}: base: a base file cannot have a base itself")
+    return document
+
+
+def grid_from(document: Document) -> GridSpec:
+    """Validate a document that is already in memory."""
+    return parse(GridSpec, document.data, locate=document.locate)
