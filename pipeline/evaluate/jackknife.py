@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -28,7 +29,7 @@ class Jackknife:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a - b of two results with its standard error and interval; paired: block by block or image by image."""
+    """Difference a - b of two results with its standard error and interval; paired by blocks or images where it can be."""
 
     difference: float
     se: float
@@ -74,7 +75,7 @@ def block_statistics(groups: Sequence[FeatureStatistics], num_blocks: int) -> li
     for k, cut in enumerate(cuts, start=1):  # every block keeps at least one group
         bounds.append(min(max(cut, bounds[-1] + 1), len(groups) - (num_blocks - k)))
     bounds.append(len(groups))
-    return [merged(groups[lo:hi]) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [merged(groups[lo:hi]) for lo, hi in pairwise(bounds)]
 
 
 def mean_difference(a: Array, b: Array, *, is_paired: bool, confidence: float = 0.95) -> Difference:

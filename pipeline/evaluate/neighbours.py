@@ -66,11 +66,10 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> Density
     radii = _squared_radii(x, k)
     num_pairs = 0
     is_covered = np.zeros(len(x), bool)
-    for rows, distances in _squared_distances(y, x):
+    for _, distances in _squared_distances(y, x):
         inside = distances < radii
         num_pairs += int(inside.sum())
         is_covered |= inside.any(axis=0)
-        del rows
     return DensityCoverage(num_pairs / (k * len(y)), float(is_covered.mean()))
 
 
@@ -82,7 +81,8 @@ def _features(rows: ArrayLike) -> Array:
 
 
 def _kernel_sum(x: Array, y: Array) -> float:
-    return float(sum(((x[i : i + BLOCK_ROWS] @ y.T / x.shape[1] + 1.0) ** 3).sum() for i in range(0, len(x), BLOCK_ROWS)))
+    blocks = (x[start : start + BLOCK_ROWS] for start in range(0, len(x), BLOCK_ROWS))
+    return float(sum(((block @ y.T / x.shape[1] + 1.0) ** 3).sum() for block in blocks))
 
 
 def _within(x: Array) -> float:

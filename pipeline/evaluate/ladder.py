@@ -1,0 +1,79 @@
+"""Known answers of a feature net: distances that must grow with the strength of a disturbance, and its accuracy."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from pipeline.diffusion.randomness import NoiseStream
+from pipeline.evaluate.frechet import frechet_distance
+from pipeline.evaluate.statistics import FeatureStatistics
+
+NOISE_SIGMAS = (0.1, 0.3)
+BLUR_SIGMAS = (0.5, 1.0)
+MAX_IMAGES = 10_000
+
+Float32 = NDArray[np.float32]
+
+
+def known_answers(
+    features: Callable[[Float32], Float32],
+    *,
+    reference: FeatureStatistics,
+    train: Float32,
+    test: Float32,
+    labels: NDArray[np.int64] | None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Distances to the reference of the test split and of disturbed training images.
+
+    Args:
+        features: the net, float data (n, *shape) in [-1, 1] -> (n, dim).
+        reference: statistics of the whole training split.
+        train: training data in random order; the first 10 000 are disturbed.
+        test: test data.
+        labels: classes of `train`; without them no class can be left out.
+        seed: of the noise.
+
+    Returns:
+        `ladder`: distance by name, and `is_increasing`: whether every family of disturbances grows from the
+        undisturbed images on.
+    """
+    x = train[:MAX_IMAGES]
+
+    def distance(images: Float32) -> float:
+        return frechet_distance(FeatureStatistics.of(features(images)), reference)
+
+    clean = distance(x)
+    ladder = {"test": distance(test), "train": clean}
+    families = [_noisy(x, seed)]
+    if x.ndim == 4:
+        families.append({f"blur_{s}": gaussian_filter(x, (0, 0, s, s), mode="nearest") for s in BLUR_SIGMAS})
+    if labels is not None:
+        families.append(_without_classes(x, labels[:MAX_IMAGES]))
+    is_increasing = True
+    for family in families:
+        steps = {name: distance(images) for name, images in family.items()}
+        ladder |= steps
+        is_increasing &= all(weak < strong for weak, strong in pairwise([clean, *steps.values()]))
+    return {"ladder": ladder, "is_increasing": is_increasing}
+
+
+def held_out_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of test images whose largest logit is their class."""
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def _noisy(x: Float32, seed: int) -> dict[str, Float32]:
+    eps = NoiseStream(seed).normal(range(len(x)), 0, "ladder", x.shape[1:]).numpy()
+    return {f"noise_{sigma}": x + np.float32(sigma) * eps for sigma in NOISE_SIGMAS}
+
+
+def _without_classes(x: Float32, labels: NDArray[np.int64]) -> dict[str, Float32]:
+    classes = np.unique(labels)
+    if len(classes) < 3:
+        return {}
+    return {f"{word}_missing": x[~np.isin(labels, classes[:n])] for n, word in ((1, "one_class"), (2, "two_classes"))}

@@ -1,0 +1,155 @@
+"""The likelihood stage: log density of held-out images, image by image."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
+from pipeline.baselines.threads import single_thread
+from pipeline.config import ConfigError, Spec, runtime, union
+from pipeline.diffusion.likelihoods import LIKELIHOODS, LogLikelihood, log_likelihood
+from pipeline.diffusion.predictor import Condition, Predictor
+from pipeline.diffusion.randomness import NoiseStream
+from pipeline.evaluate.gaussian import gaussian_log_density
+from pipeline.shards import LabelledImages, dequantise, read_split
+from pipeline.store import Artifact, Attempt
+
+STAGE = "likelihood"
+STAGE_VERSION = 1
+
+Progress = Callable[[int, int], None]
+
+
+class LikelihoodBlock(Spec):
+    """Held-out images [block * block_size, (block + 1) * block_size) of a split, as far as it reaches."""
+
+    system: SystemSpec | Literal["gaussian", "test_split"]
+    likelihood: union(LIKELIHOODS) | None = None  # None for the control rows
+    split: Literal["train", "test"] = "test"
+    block: NonNegativeInt = 0
+    block_size: PositiveInt = 1000
+    seed: NonNegativeInt = 0  # of the dequantisation
+    batch_shape: PositiveInt = 125
+    device: str = runtime("cpu")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "LikelihoodBlock":
+        is_control = isinstance(self.system, str)
+        if is_control != (self.likelihood is None):
+            raise ValueError("likelihood: a trained system needs one, a control row takes none")
+        return self
+
+
+def absent_reason(system: SystemSpec | str) -> str | None:
+    """Why a system has no density, in one sentence; None where it has one."""
+    if system == "test_split":
+        return "images of the data set are no model and have no density"
+    if isinstance(system, SystemSpec) and system.process is None:
+        return "a network without a reverse process has no density"
+    return None
+
+
+def run(
+    spec: LikelihoodBlock, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
+) -> dict[str, Any]:
+    """Write `likelihood.npz`: index (n,), nats (n,) and bits_per_dim (n,), or, without a density, its reason.
+
+    Args:
+        spec: which system on which images.
+        inputs: `dataset`; `statistics`; for a trained system also `model`.
+        attempt: where the file goes.
+        progress: called with images done and images in all.
+
+    Returns:
+        Counts, evaluations per image and `absent`: None or the sentence why there is no density.
+    """
+    meta: dict[str, Any] = {"split": spec.split, "seed": spec.seed, "num_probes": 0, "nfe": 0, "count": 0}
+    reason = absent_reason(spec.system)
+    if reason is not None:
+        return {**meta, "absent": reason}
+    first = spec.block * spec.block_size
+    images = read_split(inputs["dataset"], spec.split).rows(slice(first, first + spec.block_size))
+    with single_thread():
+        if spec.system == "gaussian":
+            nats, nfe = _gaussian(spec, inputs, images), 0
+        else:
+            nats, nfe = _flow(spec, inputs, images, progress)
+            assert spec.likelihood is not None
+            meta["num_probes"] = spec.likelihood.num_probes
+    if not np.isfinite(nats).all():
+        raise RuntimeError(f"{int((~np.isfinite(nats)).sum())} of {len(nats)} log densities are not finite")
+    dim = math.prod(images.images.shape[1:])
+    quantisation: int | None = inputs["dataset"].meta["quantisation"]
+    bits = -nats / (dim * math.log(2.0)) + (math.log2(quantisation / 2.0) if quantisation else 0.0)
+    np.savez(attempt.path("likelihood.npz"), index=images.index, nats=nats, bits_per_dim=bits)
+    progress(len(nats), len(nats))
+    return {**meta, "nfe": nfe, "count": len(nats), "absent": None}
+
+
+def _batch(spec: LikelihoodBlock, images: LabelledImages, start: int, quantisation: int | None) -> torch.Tensor:
+    """Dequantised images of one batch, float64; the noise of image i is a function of (seed, i) alone."""
+    part = images.rows(slice(start, start + spec.batch_shape))
+    u = NoiseStream(spec.seed).uniform(part.index.tolist(), 0, "dequantise", part.images.shape[1:]).float().numpy()
+    return torch.from_numpy(dequantise(part.images, quantisation, u)).double()
+
+
+def _gaussian(spec: LikelihoodBlock, inputs: dict[str, Artifact], images: LabelledImages) -> np.ndarray:
+    statistics = read_statistics(inputs["statistics"], "pca")
+    quantisation = inputs["dataset"].meta["quantisation"]
+    nats = [
+        gaussian_log_density(statistics, _batch(spec, images, start, quantisation).flatten(1)).numpy()
+        for start in range(0, len(images), spec.batch_shape)
+    ]
+    return np.concatenate(nats) if nats else np.zeros(0)
+
+
+def _flow(
+    spec: LikelihoodBlock, inputs: dict[str, Artifact], images: LabelledImages, progress: Progress
+) -> tuple[np.ndarray, int]:
+    assert isinstance(spec.system, SystemSpec)
+    assert spec.likelihood is not None
+    quantisation: int | None = inputs["dataset"].meta["quantisation"]
+    if spec.likelihood.quantisation not in (None, quantisation):
+        raise ConfigError(
+            f"likelihood.quantisation: {spec.likelihood.quantisation} levels asked, the data set has {quantisation}"
+        )
+    predictor = load_predictor(
+        spec.system,
+        model=inputs["model"],
+        dataset=inputs["dataset"],
+        statistics=inputs.get("statistics"),
+        device=spec.device,
+    )
+    nats: list[np.ndarray] = []
+    nfe = 0
+    for start in range(0, len(images), spec.batch_shape):
+        x = _batch(spec, images, start, quantisation)
+        terms = _terms(spec, predictor, x, images=images.rows(slice(start, start + spec.batch_shape)))
+        nats.append(terms.total[: len(x)].cpu().numpy())
+        nfe = terms.nfe
+        progress(min(start + spec.batch_shape, len(images)), len(images))
+    return (np.concatenate(nats) if nats else np.zeros(0)), nfe
+
+
+def _terms(spec: LikelihoodBlock, predictor: Predictor, x: torch.Tensor, *, images: LabelledImages) -> LogLikelihood:
+    """The batch is padded to `batch_shape`, so that no last bit depends on how many images are left."""
+    assert isinstance(spec.system, SystemSpec)
+    assert spec.likelihood is not None
+    rows = np.minimum(np.arange(spec.batch_shape), len(x) - 1)
+    cond = None
+    if spec.system.class_conditional:
+        if images.labels is None:
+            raise ConfigError("a class-conditional likelihood needs labels; the data set has none")
+        cond = Condition(label=torch.from_numpy(images.labels[rows]).to(spec.device))
+    return log_likelihood(
+        predictor.process,
+        predictor,
+        x[rows].to(spec.device),
+        spec.likelihood,
+        indices=images.index[rows].tolist(),
+        cond=cond,
+    )

@@ -1,0 +1,117 @@
+"""A table as text for the terminal, CSV, Markdown and LaTeX."""
+
+import csv
+import io
+import re
+
+from rich.console import Console, Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pipeline.report.table import Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
+def terminal_table(table: Table) -> Group:
+    """The table with its notes below, for a rich console; best values are bold."""
+    drawn = RichTable()
+    for position, name in enumerate(table.columns):
+        is_number = any(isinstance(row[position].value, float | int) for row in table.rows)
+        drawn.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(f"[bold]{_plain(cell.text)}[/]" if cell.mark == "*" else _plain(cell.text) for cell in row))
+    return Group(drawn, *(Text(_clean(note)) for note in table.notes))
+
+
+def terminal_text(table: Table, *, width: int = 120) -> str:
+    """The same without colours, as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(terminal_table(table))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def csv_text(table: Table) -> str:
+    """Full precision: a column per value, `_se` and `_mark` where some row has one, and `_absent` for reasons.
+
+    Texts that a spreadsheet would take for a formula are quoted with an apostrophe.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    parts = [(position, part) for position in range(len(table.columns)) for part in _csv_parts(table, position)]
+    writer.writerow([table.columns[position] + ("" if part == "value" else f"_{part}") for position, part in parts])
+    for row in table.rows:
+        values = [getattr(row[position], "reason" if part == "absent" else part) for position, part in parts]
+        writer.writerow([_harmless(value) for value in values])
+    return buffer.getvalue()
+
+
+def markdown_text(table: Table) -> str:
+    """A pipe table with the notes below."""
+    lines = ["| " + " | ".join(_escaped(name) for name in table.columns) + " |", "|" + "---|" * len(table.columns)]
+    for row in table.rows:
+        texts = (f"**{_escaped(cell.text)}**" if cell.mark == "*" else _escaped(cell.text) for cell in row)
+        lines.append("| " + " | ".join(texts) + " |")
+    if table.notes:
+        lines += ["", *(f"- {_escaped(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(table: Table) -> str:
+    """A booktabs tabular; notes are comments."""
+    alignment = "".join(
+        "r" if any(isinstance(row[position].value, float | int) for row in table.rows) else "l"
+        for position in range(len(table.columns))
+    )
+    lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    lines += [" & ".join(_latex(name) for name in table.columns) + r" \\", r"\midrule"]
+    for row in table.rows:
+        texts = (rf"\textbf{{{_latex(cell.text)}}}" if cell.mark == "*" else _latex(cell.text) for cell in row)
+        lines.append(" & ".join(texts) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {' '.join(note.split())}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _csv_parts(table: Table, position: int) -> list[str]:
+    cells = [row[position] for row in table.rows]
+    parts = ["value"]
+    if any(cell.se is not None for cell in cells):
+        parts.append("se")
+    if any(cell.mark for cell in cells):
+        parts.append("mark")
+    if any(cell.reason for cell in cells):
+        parts.append("absent")
+    return parts
+
+
+def _harmless(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else value
+    return repr(value)
+
+
+def _plain(text: str) -> str:
+    """Brackets in a value are no rich markup."""
+    return _clean(text).replace("[", r"\[")
+
+
+def _clean(text: str) -> str:
+    """No control characters reach the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|*`~<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -1,0 +1,1 @@
+"""Sampling: blocks of images from trained systems and from the control rows."""
