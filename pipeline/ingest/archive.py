@@ -29,7 +29,7 @@ class Archive(ABC):
         self.names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
         if len(set(self.names)) != len(self.names):
             double = next(a for a, b in zip(self.names, self.names[1:], strict=False) if a == b)
-            raise DataError(f"{where}: two members are named {ascii(double)}")
+            raise DataError(f"{where}: two members are named {double!a}")
         if not self.names:
             raise DataError(f"{where}: holds no files")
 
@@ -39,7 +39,7 @@ class Archive(ABC):
 
     def _check_size(self, name: str, size: int, max_bytes: int) -> None:
         if size > max_bytes:
-            raise DataError(f"{self.where}: {ascii(name)} has {size} bytes, more than the limit of {max_bytes}")
+            raise DataError(f"{self.where}: {name!a} has {size} bytes, more than the limit of {max_bytes}")
 
 
 class FolderArchive(Archive):
@@ -70,13 +70,15 @@ class ZipArchive(Archive):
         for info in infos:
             kind = (info.external_attr >> 16) & 0o170000
             if kind not in (0, 0o100000):
-                raise DataError(f"{where}: member {ascii(info.filename)} is a link or device; only files are accepted")
+                raise DataError(f"{where}: member {info.filename!a} is a link or device; only files are accepted")
             if info.flag_bits & 1:
-                raise DataError(f"{where}: member {ascii(info.filename)} is encrypted")
+                raise DataError(f"{where}: member {info.filename!a} is encrypted")
             if not is_safe_name(info.filename.removeprefix("./")):
-                raise DataError(f"{where}: member name {ascii(info.filename)[:120]} is absolute, climbs or is not printable")
+                raise DataError(
+                    f"{where}: member name {ascii(info.filename)[:120]} is absolute, climbs or is not printable"
+                )
             if info.file_size > _RATIO_FLOOR_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1):
-                raise DataError(f"{where}: member {ascii(info.filename)} unpacks more than {MAX_RATIO}-fold; refused")
+                raise DataError(f"{where}: member {info.filename!a} unpacks more than {MAX_RATIO}-fold; refused")
         self._infos = {info.filename.removeprefix("./"): info for info in infos}
         super().__init__(where, [info.filename.removeprefix("./") for info in infos])
 
@@ -87,9 +89,9 @@ class ZipArchive(Archive):
             with self._zip.open(info) as member:
                 content = member.read(info.file_size + 1)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, ValueError) as error:
-            raise DataError(f"{self.where}: member {ascii(name)} cannot be read ({error}); the zip is damaged") from None
+            raise DataError(f"{self.where}: member {name!a} cannot be read ({error}); the zip is damaged") from None
         if len(content) != info.file_size:
-            raise DataError(f"{self.where}: member {ascii(name)} has not the size that the zip declares")
+            raise DataError(f"{self.where}: member {name!a} has not the size that the zip declares")
         return content
 
 

@@ -1,14 +1,14 @@
 """Ingest: a source of any kind becomes verified shards with an index; shards are made one by one or in parallel."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.config import DataError
-from pipeline.ingest.sources import Source, SourceSpec, Split
+from pipeline.ingest.sources import Source, SourceSpec, Split, source_digest
 from pipeline.ingest.sources.base import SPLITS
 from pipeline.shards.index import ShardEntry, ShardFiles
 from pipeline.shards.writer import encode_shard
@@ -36,31 +36,6 @@ class ShardMap(Protocol):
 def one_by_one(function: Callable[[Job], Result], jobs: Sequence[Job], /) -> Iterator[Result]:
     """The map of a single process."""
     return map(function, jobs)
-
-
-def source_digest(spec: SourceSpec, root: Path | str) -> str | None:
-    """Digest of the source's content, which enters identity.
-
-    A file's is its sha256; a folder's is the sha256 over sorted (relative path, sha256); None for a source that is
-    nothing but its specification. Remote prefixes are fetched once into the cache.
-
-    Raises:
-        DataError: missing or unreadable data, or another digest than `spec.digest`.
-        ConfigError: a uri that is not opened, or a remote file without a digest.
-    """
-    found = spec.content_digest(root)
-    if spec.digest is not None and found != spec.digest:
-        raise DataError(
-            f"data set {spec.name}: {spec.uri or 'the source'} has digest {found}, expected {spec.digest}; "
-            "the data changed or the digest is wrong"
-        )
-    return found
-
-
-def pin(spec: SourceSpec, root: Path | str) -> SourceSpec:
-    """`spec` with an absolute uri and its digest filled in: `pin(spec, root).identity()` identifies the data set."""
-    located = spec.located(root)
-    return located.model_copy(update={"digest": source_digest(located, root)})
 
 
 @dataclass(frozen=True)
@@ -152,7 +127,14 @@ def _jobs(spec: SourceSpec, source: Source) -> list[ShardJob]:
     return jobs
 
 
-@lru_cache(maxsize=2)
+_OPEN: OrderedDict[str, Source] = OrderedDict()
+
+
 def _opened(spec: SourceSpec) -> Source:
     """The opened source, kept for the next shard; the digest in `spec` makes it safe to keep."""
-    return spec.opened()
+    key = spec.model_dump_json()
+    if key not in _OPEN:
+        _OPEN[key] = spec.opened()
+        while len(_OPEN) > 2:
+            _OPEN.popitem(last=False)
+    return _OPEN[key]

@@ -47,7 +47,9 @@ def decode_npy(payload: bytes | memoryview, where: str) -> np.ndarray:
     expected = math.prod(shape) * dtype.itemsize
     found = len(payload) - head.tell()
     if found != expected:
-        raise DataError(f"{where}: npy of shape {shape} needs {expected} bytes, found {found}; the file is cut or altered")
+        raise DataError(
+            f"{where}: npy of shape {shape} needs {expected} bytes, found {found}; the file is cut or altered"
+        )
     if expected == 0:
         return np.zeros(shape, dtype)
     flat = np.frombuffer(payload, dtype, offset=head.tell())

@@ -16,7 +16,10 @@ from pipeline.shards.writer import block_key
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Samples in memory: images uint8 `(n, C, H, W)` or float32 `(n, D)`, labels int64 `(n,)` or None, index int64 `(n,)`."""
+    """Samples in memory.
+
+    Images are uint8 levels `(n, C, H, W)` or float32 points `(n, D)`; labels int64 `(n,)` or None; index int64 `(n,)`.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -89,7 +92,7 @@ def read_shard(path: Path, entry: ShardEntry, *, index: SplitIndex, first_index:
         count = min(index.samples_per_block, entry.samples - start)
         blocks.append(_block(members, f"shard {path}", index=index, first_index=first_index + start, count=count))
     if members:
-        raise DataError(f"shard {path}: unexpected member {ascii(next(iter(members)))}")
+        raise DataError(f"shard {path}: unexpected member {next(iter(members))!a}")
     return joined(blocks, index)
 
 

@@ -1,4 +1,4 @@
-"""Input data by URI: local paths, `s3://` objects and prefixes, `https://` files with a digest; always a local path back.
+"""Input data by URI: local paths, `s3://` objects and prefixes, `https://` files with a digest; a local path back.
 
 Remote bytes go once into a cache folder, named by digest or listing. No other scheme is opened.
 """
@@ -41,7 +41,7 @@ def absolute_uri(uri: str, root: Path | str) -> str:
         ConfigError: an empty uri, a scheme that is not opened, or a relative path that climbs out of `root`.
     """
     if not uri.strip() or not uri.isprintable():
-        raise ConfigError(f"uri: {ascii(uri)} names nothing; give a path, s3://bucket/key or https://host/file")
+        raise ConfigError(f"uri: {uri!a} names nothing; give a path, s3://bucket/key or https://host/file")
     match = _SCHEME.match(uri)
     scheme = match.group(1).lower() if match else "file"
     if scheme in ("s3", "https"):
@@ -148,7 +148,9 @@ def folder_files(folder: Path) -> list[str]:
                 elif entry.is_file(follow_symlinks=False):
                     names.append(os.path.relpath(entry.path, folder).replace(os.sep, "/"))
                 else:
-                    raise DataError(f"{entry.path}: neither file nor folder (a link, pipe or device); copy the file itself")
+                    raise DataError(
+                        f"{entry.path}: neither file nor folder (a link, pipe or device); copy the file itself"
+                    )
     if not names:
         raise DataError(f"{folder}: the folder holds no files")
     return sorted(names)

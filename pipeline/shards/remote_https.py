@@ -115,9 +115,7 @@ def download_https(
     raise DataError(f"{start}: more than {MAX_REDIRECTS} redirects")
 
 
-def _save(
-    response: http.client.HTTPResponse, target: Path, *, start: str, max_bytes: int, deadline: float
-) -> None:
+def _save(response: http.client.HTTPResponse, target: Path, *, start: str, max_bytes: int, deadline: float) -> None:
     declared = response.headers.get("Content-Length")
     if declared is not None and declared.isdigit() and int(declared) > max_bytes:
         raise DataError(f"{start}: {declared} bytes are more than the limit of {max_bytes}")

@@ -6,6 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,9 +39,7 @@ def fetch_s3(uri: str, cache: Path) -> Path:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise ConfigError(f"uri: {uri} names no object; write s3://bucket/key or s3://bucket/prefix/")
-    client = boto3.client(
-        "s3", config=Config(retries={"max_attempts": 0}, connect_timeout=10, read_timeout=60)
-    )
+    client = boto3.client("s3", config=Config(retries={"max_attempts": 0}, connect_timeout=10, read_timeout=60))
     if not key.endswith("/"):
         target = cache / "object"
         _download(client, bucket, key, target, uri)
@@ -71,7 +70,7 @@ def _listing(client: Any, bucket: str, prefix: str, uri: str) -> list[tuple[str,
     found: list[tuple[str, int, str]] = []
     token: dict[str, str] = {}
     while True:
-        page = _with_retries(lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix, **token), uri)
+        page = _with_retries(partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **token), uri)
         for item in page.get("Contents", []):
             name = item["Key"][len(prefix) :]
             if not name or name.endswith("/") or name.rsplit("/", 1)[-1].startswith("."):
@@ -80,7 +79,9 @@ def _listing(client: Any, bucket: str, prefix: str, uri: str) -> list[tuple[str,
                 raise DataError(f"{uri}: object name {ascii(name)[:120]} climbs or is not printable")
             found.append((name, int(item["Size"]), str(item["ETag"])))
         if len(found) > MAX_OBJECTS or sum(size for _, size, _ in found) > MAX_TOTAL_BYTES:
-            raise DataError(f"{uri}: more than {MAX_OBJECTS} objects or {MAX_TOTAL_BYTES} bytes; pack them into archives")
+            raise DataError(
+                f"{uri}: more than {MAX_OBJECTS} objects or {MAX_TOTAL_BYTES} bytes; pack them into archives"
+            )
         if not page.get("IsTruncated"):
             break
         token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -100,7 +101,11 @@ def _download(client: Any, bucket: str, key: str, target: Path, uri: str) -> Non
 
 
 def _with_retries(
-    action: Callable[[], Answer], uri: str, *, budget_s: float = RETRY_BUDGET_S, sleep: Callable[[float], None] = time.sleep
+    action: Callable[[], Answer],
+    uri: str,
+    *,
+    budget_s: float = RETRY_BUDGET_S,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Answer:
     """`action`, repeated with exponential back-off and full jitter while the failure looks passing."""
     start, delay_s = time.monotonic(), 1.0

@@ -83,9 +83,7 @@ class StreamedBatches:
 
     def batch(self, step: int, positions: Sequence[int]) -> LabelledImages:
         """The samples at `positions` of the global batch of `step`, in that order; any step may be asked for."""
-        epochs, offsets = epoch_positions(
-            step, positions, global_batch=self._global_batch, count=self.index.count
-        )
+        epochs, offsets = epoch_positions(step, positions, global_batch=self._global_batch, count=self.index.count)
         rows: list[LabelledImages] = []
         places: list[np.ndarray] = []
         for epoch in np.unique(epochs):
@@ -94,7 +92,9 @@ class StreamedBatches:
             for window in np.unique(windows[epochs == epoch]):
                 chosen = np.flatnonzero((epochs == epoch) & (windows == window))
                 start = 0 if window == 0 else int(ends[window - 1])
-                permutation = keyed_permutation(int(ends[window]) - start, self._seed, int(epoch), "window", int(window))
+                permutation = keyed_permutation(
+                    int(ends[window]) - start, self._seed, int(epoch), "window", int(window)
+                )
                 rows.append(self._window(int(epoch), int(window)).rows(permutation[offsets[chosen] - start]))
                 places.append(chosen)
         order = np.argsort(np.concatenate(places), kind="stable")

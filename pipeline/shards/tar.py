@@ -30,7 +30,7 @@ class TarMember:
 
 
 def member_header(name: str, size: int) -> bytes:
-    """The 512-byte ustar header of a regular file without owner and time (mtime 0), so that equal input gives equal bytes."""
+    """The 512-byte ustar header of a regular file without owner or time: equal input gives equal bytes."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
@@ -73,7 +73,7 @@ def regular_members(
             number = 0
             while (member := archive.next()) is not None:
                 number += 1
-                archive.members.clear()  # keep memory flat over a million headers
+                vars(archive)["members"].clear()  # keep memory flat over a million headers
                 if number > max_members:
                     raise DataError(f"{where}: more than {max_members} members; split the archive into shards")
                 name = member.name.removeprefix("./")
@@ -81,12 +81,12 @@ def regular_members(
                     continue
                 if not member.isreg() or member.issparse():
                     kind = _TYPES.get(member.type, "not a plain file")
-                    raise DataError(f"{where}: member {ascii(name)} is {kind}; only regular files are accepted")
+                    raise DataError(f"{where}: member {name!a} is {kind}; only regular files are accepted")
                 if not is_safe_name(name):
                     raise DataError(f"{where}: member name {ascii(name)[:120]} is absolute, climbs or is not printable")
                 if member.size < 0 or member.offset_data + member.size > total_bytes:
                     raise DataError(
-                        f"{where}: member {ascii(name)} claims {member.size} bytes, the archive ends before; it is cut"
+                        f"{where}: member {name!a} claims {member.size} bytes, the archive ends before; it is cut"
                     )
                 yield TarMember(name, member.offset_data, member.size)
             if not _ends_in_zeros(file, archive.offset, total_bytes):

@@ -8,6 +8,7 @@ from pipeline.ingest.sources.gaussian_mixture import GaussianMixtureSpec
 from pipeline.ingest.sources.idx import IdxSpec
 from pipeline.ingest.sources.image_folder import ImageFolderSpec
 from pipeline.ingest.sources.parquet import ParquetSpec
+from pipeline.ingest.sources.pinning import pin, source_digest
 from pipeline.ingest.sources.webdataset import WebdatasetSpec
 
 SOURCES: dict[str, type[Spec]] = {
@@ -20,4 +21,4 @@ SOURCES: dict[str, type[Spec]] = {
     "gaussian_mixture": GaussianMixtureSpec,
 }
 
-__all__ = ["SOURCES", "Samples", "Source", "SourceSpec", "Split"]
+__all__ = ["SOURCES", "Samples", "Source", "SourceSpec", "Split", "pin", "source_digest"]

@@ -27,8 +27,9 @@ class DigitsSpec(SourceSpec):
     def opened(self) -> Source:
         from sklearn.datasets import load_digits  # imported late: it takes a second
 
-        images, labels = load_digits(return_X_y=True)
-        levels, labels = images.astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+        images, targets = load_digits(return_X_y=True)
+        levels = np.asarray(images).astype(np.uint8).reshape(-1, 1, 8, 8)
+        labels = np.asarray(targets).astype(np.int64)
         found = hashlib.sha256(levels.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
         if found != DIGITS_SHA256:
             raise DataError(f"digits: scikit-learn's data have sha256 {found}, expected {DIGITS_SHA256}")

@@ -38,7 +38,7 @@ class GaussianMixtureSpec(SourceSpec):
 
     def opened(self) -> Source:
         sizes: dict[Split, int] = {"train": self.num_train, "test": self.num_test}
-        splits = {split: self._draw(number, sizes[split]) for number, split in enumerate(SPLITS)}
+        splits: dict[Split, Samples] = {split: self._draw(number, sizes[split]) for number, split in enumerate(SPLITS)}
         names = tuple(str(component) for component in range(len(self.weights)))
         return ArraySource((len(self.means[0]),), None, names, splits)
 

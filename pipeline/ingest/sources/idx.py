@@ -25,7 +25,7 @@ class IdxSpec(SourceSpec):
     def opened(self) -> Source:
         path = self.fetched(Path.cwd())
         archive = open_archive(path)
-        splits = {split: _split(archive, split) for split in SPLITS}
+        splits: dict[Split, Samples] = {split: _split(archive, split) for split in SPLITS}
         shapes = {samples.images.shape[1:] for samples in splits.values()}
         if len(shapes) != 1:
             raise DataError(f"{path}: train and test images have different shapes: {sorted(shapes)}")
@@ -44,9 +44,13 @@ def read_idx(payload: bytes, where: str) -> np.ndarray:
     """
     payload = gunzipped(payload, where, max_bytes=_MAX_BYTES)
     if len(payload) < 4 or payload[:2] != b"\0\0":
-        raise DataError(f"{where}: starts with {payload[:4].hex() or 'nothing'}, not with the magic 0000 of an idx file")
+        raise DataError(
+            f"{where}: starts with {payload[:4].hex() or 'nothing'}, not with the magic 0000 of an idx file"
+        )
     if payload[2] != _UNSIGNED_BYTE or not 1 <= payload[3] <= 4:
-        raise DataError(f"{where}: idx of type 0x{payload[2]:02x} with {payload[3]} axes; only unsigned bytes are accepted")
+        raise DataError(
+            f"{where}: idx of type 0x{payload[2]:02x} with {payload[3]} axes; only unsigned bytes are accepted"
+        )
     num_axes = payload[3]
     start = 4 + 4 * num_axes
     if len(payload) < start:

@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class ImageFolderSpec(SourceSpec):
-    """`[train|test/][class/].../file`; without train and test folders, `test_fraction` is split off by a hash of the name.
+    """`[train|test/][class/].../file`; without those two folders `test_fraction` is split off by a hash of the name.
 
     The order is that of a hash of the name, so that `max_train` keeps all classes in about their proportions.
     """
@@ -42,7 +42,8 @@ class ImageFolderSpec(SourceSpec):
         class_of = _classes({name: rest for part in splits.values() for name, rest in part.items()}, archive.where)
         class_names = tuple(sorted(set(class_of.values()))) if class_of else None
         ordered: dict[Split, tuple[str, ...]] = {
-            split: tuple(sorted(part, key=lambda name: (_hash(part[name]), part[name]))) for split, part in splits.items()
+            split: tuple(sorted(part, key=lambda name: (_hash(part[name]), part[name])))
+            for split, part in splits.items()
         }
         first = decode_image(archive.read(ordered["train"][0]), self.image, f"{archive.where}/{ordered['train'][0]}")
         shape = (self.image.channels, *first.shape[1:])
@@ -114,7 +115,7 @@ def _classes(relative: dict[str, str], where: str) -> dict[str, str]:
     if len(loose) == len(relative):
         return {}
     if loose:
-        raise DataError(f"{where}: {ascii(loose[0])} lies in no class folder, other images do; move it into one")
+        raise DataError(f"{where}: {loose[0]!a} lies in no class folder, other images do; move it into one")
     return {name: rest.split("/", 1)[0] for name, rest in relative.items()}
 
 

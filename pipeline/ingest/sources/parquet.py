@@ -42,7 +42,9 @@ class ParquetSpec(SourceSpec):
             }
         if not files["train"]:
             raise DataError(f"{path}: no file matches `train: {self.train}`")
-        groups = {split: [group for file in files[split] for group in self._row_groups(file)] for split in SPLITS}
+        groups: dict[Split, list[RowGroup]] = {
+            split: [group for file in files[split] for group in self._row_groups(file)] for split in SPLITS
+        }
         class_names = self.class_names or self._class_names(groups)
         source = ParquetImages(self, groups, class_names, ())
         first = source.decoded("train", 0, 1)[0]

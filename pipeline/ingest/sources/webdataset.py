@@ -42,7 +42,7 @@ class WebdatasetSpec(SourceSpec):
             }
         if not files["train"]:
             raise DataError(f"{path}: no file matches `train: {self.train}`")
-        samples = {
+        samples: dict[Split, list[TarSample]] = {
             split: [sample for file in files[split] for sample in _samples(file, is_labelled=self.is_labelled)]
             for split in SPLITS
         }
@@ -117,19 +117,19 @@ def _samples(path: Path, *, is_labelled: bool) -> list[TarSample]:
             stem, _, extension = base.partition(".")
             extension, key = extension.lower(), f"{folder}/{stem}"
             if extension not in (*_IMAGES, *_IGNORED, "cls"):
-                raise DataError(f"{path}: member {ascii(member.name)} has an extension that is not accepted")
+                raise DataError(f"{path}: member {member.name!a} has an extension that is not accepted")
             if key in grouped and key != last:
-                raise DataError(f"{path}: the members of sample {ascii(stem)} are not adjacent")
+                raise DataError(f"{path}: the members of sample {stem!a} are not adjacent")
             if extension in grouped.setdefault(key, {}):
-                raise DataError(f"{path}: sample {ascii(stem)} has two members .{extension}")
+                raise DataError(f"{path}: sample {stem!a} has two members .{extension}")
             grouped[key][extension] = member
             last = key
         for key, members in grouped.items():
             images = [member for extension, member in members.items() if extension in _IMAGES]
             if len(images) != 1:
-                raise DataError(f"{path}: sample {ascii(key.lstrip('/'))} has {len(images)} images, expected one")
+                raise DataError(f"{path}: sample {key.lstrip('/')!a} has {len(images)} images, expected one")
             if is_labelled and "cls" not in members:
-                raise DataError(f"{path}: sample {ascii(key.lstrip('/'))} has no .cls; set `is_labelled: false`")
+                raise DataError(f"{path}: sample {key.lstrip('/')!a} has no .cls; set `is_labelled: false`")
             label = _label(_payload(file, members["cls"]), path, key) if is_labelled else -1
             samples.append(TarSample(path, images[0], label))
     return samples
@@ -138,7 +138,7 @@ def _samples(path: Path, *, is_labelled: bool) -> list[TarSample]:
 def _label(payload: bytes, path: Path, key: str) -> int:
     text = payload[:_MAX_LABEL_BYTES].strip()
     if not text.isdigit() or len(payload) > _MAX_LABEL_BYTES:
-        raise DataError(f"{path}: sample {ascii(key.lstrip('/'))} has class {text!r}, not a number")
+        raise DataError(f"{path}: sample {key.lstrip('/')!a} has class {text!r}, not a number")
     return int(text)
 
 
