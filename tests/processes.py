@@ -1,4 +1,4 @@
-"""Servers as child processes of a test: own process group, output in a file, ended by the group's id."""
+"""Servers as child processes of a test: own session, output in a file, ended by the session's id."""
 
 import contextlib
 import os
@@ -39,14 +39,21 @@ def wait_until(is_true: Callable[[], bool], *, timeout_s: float, what: str, chil
 
 
 class Child:
-    """A process in its own group."""
+    """A process that leads its own session."""
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], output: Path, cwd: Path | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], output: Path, cwd: Path | None = None
+    ) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output = output
         with output.open("ab") as file:
             self.process = subprocess.Popen(
-                command, env=dict(env), cwd=cwd, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                command,
+                env=dict(env),
+                cwd=cwd,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
 
@@ -54,14 +61,27 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
+    def descendants(self) -> list[int]:
+        """Live processes of this child's session: its children keep the session even in groups of their own."""
+        found: list[int] = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                    if int(session) == self.pid and state != "Z":
+                        found.append(int(entry.name))
+        return found
+
     def stop(self, *, grace_s: float = 5.0) -> None:
-        """SIGTERM to the group, SIGKILL for what is left of it after the grace."""
+        """SIGTERM to the group, SIGKILL for what is left of the session after the grace."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(grace_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for _ in range(3):  # a process that is killed may have started another one
+            for pid in self.descendants():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.wait(10.0)
 
 

@@ -15,7 +15,9 @@ NOTE_TAG = "mlflow.note.content"
 KIND_TAG = "mlflow.experimentKind"  # without it the page asks the reader what kind of experiment this is
 EXPERIMENT_KIND = "custom_model_development"
 MAX_NOTE_ROWS = 20
-NARROW = 96  # pixels; the page's default lets five columns fit
+RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"  # the page's own columns
+WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80}  # pixels
+WIDTH = 92
 
 
 def column_id(column: str, metrics: Collection[str]) -> str:
@@ -39,8 +41,8 @@ def view_state(columns: Sequence[str], *, metrics: Collection[str], primary: str
             "datasetsFilter": [],
             "modelVersionFilter": "All Runs",
             "selectedColumns": selected,
-            "columnOrder": [],
-            "columnWidths": dict.fromkeys(selected, NARROW),
+            "columnOrder": [RUN_NAME, CREATED, *selected, DURATION],
+            "columnWidths": {**WIDTHS, **dict.fromkeys(selected, WIDTH)},
             "runsExpanded": {},
             "runsPinned": [],
             "runsHidden": [],
@@ -73,13 +75,13 @@ def cell(value: object) -> str:
 def note(grid_name: str, rows: Sequence[Mapping[str, object]], *, experiment_id: str, primary: str) -> str:
     """Markdown above the runs: the best rows in the order given, and links to both views."""
     lines = [
-        f"## {cell(grid_name)}",
-        "",
-        f"Sorted by `{primary}`. [Result table]({fragment(experiment_id, RESULTS_VIEW)}) | "
-        f"[trainings]({fragment(experiment_id, TRAININGS_VIEW)})",
+        f"[Result table]({fragment(experiment_id, RESULTS_VIEW)}) | "
+        f"[trainings]({fragment(experiment_id, TRAININGS_VIEW)}) | {cell(grid_name)}, sorted by {cell(primary)}",
     ]
     if rows:
         names = list(dict.fromkeys(name for row in rows for name in row))
+        best = ", ".join(cell(value) for value in [next(iter(rows[0].values()), None), rows[0].get(primary)] if value)
+        lines[0] = f"Best: {best} | {lines[0]}"
         lines += ["", "| " + " | ".join(map(cell, names)) + " |", "|" + "---|" * len(names)]
         lines += ["| " + " | ".join(cell(row.get(name)) for name in names) + " |" for row in rows[:MAX_NOTE_ROWS]]
         if len(rows) > MAX_NOTE_ROWS:
