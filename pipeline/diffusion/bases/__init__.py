@@ -1,7 +1,7 @@
 """Orthonormal bases of the data space and their table."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from pipeline.diffusion.bases.pixel import PixelBasis
 __all__ = ["BASES", "Basis", "DctBasis", "FourierBasis", "HaarBasis", "PcaBasis", "PixelBasis", "build_basis"]
 
 
+@runtime_checkable
 class HasComponents(Protocol):
     """Fitted statistics of a data set, as far as a basis needs them."""
 

@@ -1,7 +1,8 @@
 """Forward processes and their table."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from pipeline.config import Spec, parse, union
 from pipeline.diffusion.processes.marginal import Marginal
@@ -46,9 +47,6 @@ def build_process(
         ConfigError: the specification is wrong, or statistics are missing or do not fit.
     """
     validated: SpectralSpec = parse(ProcessSpec, spec, "process")
-    if isinstance(terminal, Mapping | Spec):
-        dim = 1
-        for size in shape:
-            dim *= size
-        terminal = parse(union(TERMINALS), terminal, "terminal").build(dim)
-    return validated.build(tuple(shape), statistics, terminal)
+    if terminal is not None and not hasattr(terminal, "log_prob"):
+        terminal = parse(union(TERMINALS), terminal, "terminal").build(math.prod(shape))
+    return validated.build(tuple(shape), statistics, cast(Terminal | None, terminal))

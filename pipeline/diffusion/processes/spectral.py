@@ -1,6 +1,7 @@
 """Diffusion per component of an orthonormal basis: c_t = alpha_i(t) c_0 + sigma_i(t) eps."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -42,31 +43,27 @@ class SpectralSpec(Spec):
             if getattr(self, field) == value and statistics is None:
                 raise ConfigError(f"{field} {value} needs data statistics; none were given")
         variances = None if statistics is None else statistics.variances_in(basis)
-        ones = torch.ones(basis.dim, dtype=torch.float64)
-        scale = variances.sqrt() if self.prior == "data" and variances is not None else ones
-        log_variances = None if variances is None else variances.log()
-        # With prior data the ratio is 1 by definition, not up to rounding.
-        white = None if log_variances is None else log_variances * (1.0 if self.prior == "standard" else 0.0)
-        context = ScheduleContext(basis.shape, basis.dim, basis, white, log_variances)
-        centre = {"grey": 0.0, "black": -1.0}.get(self.centre, 0.0) * ones
-        if self.centre == "mean" and statistics is not None:
-            centre = statistics.mean
-        offset = torch.zeros_like(ones) if statistics is None else statistics.mean - centre
+        mean = torch.zeros(basis.dim, dtype=torch.float64) if statistics is None else statistics.mean
+        centre = mean if self.centre == "mean" else torch.full_like(mean, {"grey": 0.0, "black": -1.0}[self.centre])
+        offset = torch.zeros_like(mean) if statistics is None else mean - centre
+        scale = torch.ones_like(mean) if self.prior == "standard" or variances is None else variances.sqrt()
         return SpectralProcess(
             spec=self,
             basis=basis,
-            schedule=self.schedule.build(context),
+            schedule=self.schedule.build(self._context(basis, variances)),
             centre=centre,
             scale=scale,
             variances=variances,
             mean_components=basis.to_components(offset.reshape(1, *basis.shape))[0],
             terminal=terminal,
-            marginal_scale=Constant(scale[None, :] if self.prior == "data" else torch.ones(1, 1, dtype=torch.float64)),
-            log_variance_white=Constant(
-                torch.zeros(1, 1, dtype=torch.float64) if white is None or self.prior == "data" else white[None, :]
-            ),
-            flat_centre=Constant(centre),
         )
+
+    def _context(self, basis: Basis, variances: Tensor | None) -> ScheduleContext:
+        if variances is None:
+            return ScheduleContext(basis.shape, basis.dim, basis)
+        log_variances = variances.log()
+        white = log_variances if self.prior == "standard" else torch.zeros_like(log_variances)
+        return ScheduleContext(basis.shape, basis.dim, basis, white, log_variances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +86,6 @@ class SpectralProcess:
     variances: Tensor | None
     mean_components: Tensor
     terminal: Terminal | None
-    marginal_scale: Constant
-    log_variance_white: Constant
-    flat_centre: Constant
 
     num_copies = 1
     """J."""
@@ -110,12 +104,12 @@ class SpectralProcess:
         """c = B (x - m), affine; keeps dtype and device."""
         if self.spec.centre == "grey":
             return self.basis.to_components(x)
-        return self.basis.to_components(x - self._shaped_centre(x))
+        return self.basis.to_components(x - self._shaped_centre.on(x.device, x.dtype))
 
     def to_data(self, c: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch *shape"]:
         """x = m + B^T c, affine; keeps dtype and device."""
         x = self.basis.to_data(c)
-        return x if self.spec.centre == "grey" else x + self._shaped_centre(x)
+        return x if self.spec.centre == "grey" else x + self._shaped_centre.on(x.device, x.dtype)
 
     def marginal(self, t: Time) -> Marginal:
         """Law of c_t given c_0 at `t`: float, 0-d or `(n,)`; on t's device, float64."""
@@ -125,8 +119,8 @@ class SpectralProcess:
             level.gamma,
             level.d_gamma,
             level.beta,
-            self.marginal_scale.on(times.device),
-            self.log_variance_white.on(times.device),
+            self._scale.on(times.device),
+            self._log_variance_white.on(times.device),
         )
 
     def transition(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
@@ -177,8 +171,19 @@ class SpectralProcess:
         """The same process with other schedule parameters: scalars, or `(batch, 1)` tensors answered row by row."""
         return replace(self, schedule=self.schedule.with_parameters(**parameters))
 
-    def _shaped_centre(self, x: Tensor) -> Tensor:
-        return self.flat_centre.on(x.device, x.dtype).reshape(self.shape)
+    @cached_property
+    def _scale(self) -> Constant:
+        return Constant(self.scale[None, :] if self.spec.prior == "data" else torch.ones(1, 1, dtype=torch.float64))
+
+    @cached_property
+    def _log_variance_white(self) -> Constant:
+        if self.variances is None or self.spec.prior == "data":
+            return Constant(torch.zeros(1, 1, dtype=torch.float64))
+        return Constant(self.variances.log()[None, :])
+
+    @cached_property
+    def _shaped_centre(self) -> Constant:
+        return Constant(self.centre.reshape(self.shape))
 
 
 def _transition(earlier: Marginal, later: Marginal) -> tuple[Tensor, Tensor]:

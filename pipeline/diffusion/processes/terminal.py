@@ -1,7 +1,7 @@
 """Where x_T comes from, as a density over components."""
 
 import math
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, Spec
 
 
+@runtime_checkable
 class Terminal(Protocol):
     """A density over the components at t = 1."""
 
