@@ -92,7 +92,7 @@ def _products(centred: np.ndarray) -> np.ndarray:
     """Sum of outer products of int8 rows, exact: int8 products in int32, chunks in int64."""
     summed = torch.zeros(centred.shape[1], centred.shape[1], dtype=torch.int64)
     for chunk in torch.from_numpy(centred).split(_INT8_ROWS):
-        summed += torch._int_mm(chunk.T.contiguous(), chunk)
+        summed += torch.ops.aten._int_mm(chunk.T.contiguous(), chunk)
     return summed.numpy()
 
 

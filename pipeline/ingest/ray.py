@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ class RayShardMap:
             runtime_env={"env_vars": _ENVIRONMENT},
         )
         waiting = deque(jobs)
-        running: deque[ray.ObjectRef] = deque()
+        running: deque[Any] = deque()
         try:
             while waiting or running:
                 while waiting and len(running) < limit:
@@ -44,8 +45,8 @@ class RayShardMap:
                 ray.cancel(reference)
 
 
-def _unwrapped(reference: "ray.ObjectRef") -> object:
+def _unwrapped(reference: Any) -> Any:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None

@@ -202,4 +202,4 @@ def _write(attempt: AttemptFiles, arrays: dict[str, np.ndarray]) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(f"statistics: {name} is not finite; the samples are too large or not numbers")
     with attempt.path(FILE).open("wb") as file:
-        np.savez(file, **dict(sorted(arrays.items())))
+        np.savez(file, allow_pickle=False, **dict(sorted(arrays.items())))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.config import DataError
 from pipeline.ingest.archive import Archive, open_archive
-from pipeline.ingest.sources.base import ArraySource, Samples, Source, SourceSpec
+from pipeline.ingest.sources.base import ArraySource, Samples, Source, SourceSpec, Split
 
 SHAPE = (3, 32, 32)
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -30,7 +30,10 @@ class CifarBinarySpec(SourceSpec):
                 f"{archive.where}: no data_batch_1.bin and test_batch.bin; this reads the binary version of CIFAR-10 "
                 f"(cifar-10-binary.tar.gz), found {', '.join(sorted(base)[:6])}"
             )
-        splits = {"train": _samples(archive, train), "test": _samples(archive, [base["test_batch.bin"]])}
+        splits: dict[Split, Samples] = {
+            "train": _samples(archive, train),
+            "test": _samples(archive, [base["test_batch.bin"]]),
+        }
         return ArraySource(SHAPE, 256, CLASS_NAMES, splits)
 
 
