@@ -1,0 +1,61 @@
+"""Does the store do what the protocol needs? Asked before work starts, answered in seconds."""
+
+import secrets
+
+from pipeline.store.errors import ResourceError, StoreError, StoreUnavailable
+from pipeline.store.local_errors import free_bytes
+from pipeline.store.names import new_ulid
+from pipeline.store.objects import Objects
+from pipeline.store.store import Store
+
+FIRST_WAIT_S = 0.2
+BUDGET_S = 3.0
+
+
+def preflight(store: Store, *, min_free_bytes: int = 0) -> None:
+    """Write, conditionally overwrite and remove a probe.
+
+    Args:
+        store: local or S3.
+        min_free_bytes: refuse a local disk with less; 0 asks nothing.
+
+    Raises:
+        StoreError: one sentence with what is wrong and what to do.
+    """
+    objects = store.objects.with_retry(first_s=FIRST_WAIT_S, budget_s=BUDGET_S)
+    probe = f"preflight/{new_ulid()}"
+    root = objects.backend.local_path(probe)
+    free = None if root is None else free_bytes(root)
+    if free is not None and free < min_free_bytes:
+        raise StoreError(
+            f"{store.url} has {free} bytes free and {min_free_bytes} are needed; free space or choose another store"
+        )
+    try:
+        _check_conditional_puts(objects, probe)
+    except StoreUnavailable as error:
+        raise StoreError(
+            f"the store {store.url} does not answer ({error}); check the address (AWS_ENDPOINT_URL) and that it runs"
+        ) from error
+    except ResourceError as error:
+        raise StoreError(str(error)) from error
+
+
+def _check_conditional_puts(objects: Objects, probe: str) -> None:
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    version = objects.create(probe, first)
+    try:
+        if version is None:
+            raise StoreError(f"{objects.url} says that a fresh name exists; it cannot be used as a store")
+        if objects.create(probe, second) is not None:
+            raise StoreError(
+                f"{objects.url} ignores IfNoneMatch, two drivers could both commit; use a store with conditional puts"
+            )
+        if objects.replace(probe, second, version=version) is None:
+            raise StoreError(f"{objects.url} refuses a matching IfMatch; use a store with conditional puts")
+        if objects.replace(probe, first, version=version) is not None:
+            raise StoreError(
+                f"{objects.url} ignores IfMatch, so a stale owner could renew; use a store with conditional puts"
+            )
+        objects.now()
+    finally:
+        objects.delete(probe)
