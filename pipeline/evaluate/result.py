@@ -25,9 +25,8 @@ NEIGHBOURS = 3
 
 
 class ResultSpec(Spec):
-    """One row: which axes it stands for, what is measured, and what cannot be, with the reason."""
+    """One row: what is measured, and what cannot be, with the reason. The plan knows which axes a row stands for."""
 
-    axes: dict[str, Any]
     metrics: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "nll")
     num_images: PositiveInt  # asked for; the row says how many there were
     num_rows: PositiveInt = 5000  # feature rows per side for kernel and neighbour metrics
@@ -80,7 +79,7 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
         if "nll" in spec.metrics and "nll_bpd" not in reasons:
             _measure_likelihood(_named(inputs, "likelihood"), protocol, metrics=metrics, reasons=reasons, arrays=arrays)
     assert all(np.isfinite(value) for value in metrics.values())
-    row = {"axes": spec.axes, "metrics": metrics, "reasons": reasons, "protocol": protocol}
+    row = {"metrics": metrics, "reasons": reasons, "protocol": protocol}
     attempt.path("result.json").write_text(json.dumps(row, indent=1, sort_keys=True, allow_nan=False) + "\n")
     np.savez(attempt.path("result.npz"), **arrays)
     return row
