@@ -1,0 +1,207 @@
+"""The command line: verbs, exit codes, and errors as one sentence. No logic."""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from pipeline.config import ConfigError, DataError
+from pipeline.store.errors import LeaseHeld, ResourceError, StoreError, StoreUnavailable
+
+EXIT_BAD_REQUEST = 2
+EXIT_FAILED_CELLS = 3
+EXIT_HELD = 4
+EXIT_INTERRUPTED = 130
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every verb on a grid takes; the command gets one `Request`."""
+
+    @click.argument("grid")
+    @click.option("--store", default="runs", show_default=True, help="Folder or s3://bucket/prefix of all results.")
+    @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Replace one value of the grid file.")
+    @click.option("--data", default=None, help="Folder of relative data locations (else PIPELINE_DATA, else here).")
+    @click.option("--tracking", default=None, help="MLflow: sqlite:///FILE, http://HOST:PORT, or none.")
+    @wraps(function)
+    def command(grid: str, store: str, overrides: tuple[str, ...], data: str | None, tracking: str | None, **rest: Any):
+        from pipeline.grid.session import Request
+
+        extra = {name: rest.pop(name) for name in ("address", "max_units") if name in rest}
+        request = Request(grid, store=store, overrides=overrides, data=data, tracking=tracking, **extra)
+        return function(request, **rest)
+
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Log every event.")
+def cli(verbose: bool) -> None:
+    """Experiment grids of generalized diffusion models: one YAML file to a table of results."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+
+
+@cli.command()
+@_options
+@click.option("--resolved", is_flag=True, help="Print the whole validated tree as YAML.")
+def plan(request: Any, resolved: bool) -> None:
+    """Show cells, what is skipped or merged and why, what the store has, and a rough cost."""
+    from pipeline.grid import overview, session
+
+    the_plan = session.planned(request)
+    if resolved:
+        click.echo(overview.resolved_yaml(the_plan), nl=False)
+        return
+    for line in overview.plan_lines(the_plan, session.readable(request)):
+        click.echo(line)
+
+
+@cli.command()
+@_options
+@click.option("--address", default=None, help="Ray cluster to join (else RAY_ADDRESS, else Ray on this machine).")
+@click.option("--units", "max_units", type=click.IntRange(min=1), default=None, help="CPUs (or GPUs) to use at most.")
+def run(request: Any) -> None:
+    """Train, sample, evaluate and track everything that the store does not have yet."""
+    from pipeline.grid import overview, session
+
+    the_plan = session.planned(request)
+    store = session.opened(request)
+    for line in overview.plan_lines(the_plan, store, with_cost=False):
+        click.echo(line)
+    report, tracking = session.run_grid(request, the_plan, store, show=overview.ProgressPrinter(click.echo))
+    for line in overview.report_lines(the_plan, store, report, tracking):
+        click.echo(line)
+    sys.exit(_exit_code(report))
+
+
+def _exit_code(report: Any) -> int:
+    if report.interrupted:
+        return EXIT_INTERRUPTED
+    if not report.failures and not report.stopped:
+        return 0
+    is_bad_request = report.kinds <= {"ConfigError", "DataError", "StoreError"} and "result" not in report.executed
+    return EXIT_BAD_REQUEST if is_bad_request else EXIT_FAILED_CELLS
+
+
+@cli.command()
+@_options
+def status(request: Any) -> None:
+    """Show progress of a running or finished grid."""
+    from pipeline.grid import overview, session
+
+    for line in overview.status_lines(session.planned(request), session.opened(request)):
+        click.echo(line)
+
+
+@cli.command()
+@_options
+@click.option("--format", "form", type=click.Choice(["terminal", "csv", "markdown", "latex"]), default="terminal")
+def table(request: Any, form: str) -> None:
+    """Print the result table from the store."""
+    from pipeline.grid import overview, session
+
+    click.echo(overview.table_text(session.planned(request), session.opened(request), form), nl=False)
+
+
+@cli.command()
+@_options
+@click.argument("cell")
+def why(request: Any, cell: str) -> None:
+    """Explain what a cell is made from and why it would be computed again."""
+    from pipeline.grid import overview, session
+
+    for line in overview.why_lines(session.planned(request), session.opened(request), cell):
+        click.echo(line)
+
+
+@cli.command()
+@_options
+def sync(request: Any) -> None:
+    """Rebuild the tracking page of a grid from the store."""
+    from pipeline.grid import overview, session
+
+    for line in overview.tracking_lines(session.synced(request)):
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--store", default="runs", show_default=True)
+@click.option("--repair", is_flag=True, help="Put damaged artifacts aside, so that the next run makes them again.")
+def verify(store: str, repair: bool) -> None:
+    """Check size and sha256 of every artifact."""
+    from pipeline.store import open_store, preflight
+    from pipeline.store import verify as verify_store
+
+    opened = open_store(store)
+    preflight(opened)
+    problems = verify_store(opened, repair=repair)
+    for problem in problems:
+        click.echo(str(problem))
+    click.echo(f"{sum(1 for _ in opened.keys())} artifacts, {len(problems)} problems")
+    sys.exit(EXIT_FAILED_CELLS if problems and not repair else 0)
+
+
+@cli.command()
+@click.option("--store", default="runs", show_default=True)
+@click.option("--older-than-days", type=click.FloatRange(min=0), default=7.0, show_default=True)
+@click.option("--delete", is_flag=True, help="Really delete; without it only tell.")
+def gc(store: str, older_than_days: float, delete: bool) -> None:
+    """Tell (or delete) what no grid of the store refers to."""
+    from pipeline.store import collect, open_store, preflight, recorded_roots
+
+    opened = open_store(store)
+    preflight(opened)
+    found = collect(opened, lambda: recorded_roots(opened), older_than_days=older_than_days, dry_run=not delete)
+    for prefix in found.removed:
+        click.echo(prefix)
+    verb = "deleted" if delete else "would delete (--delete does it)"
+    click.echo(f"{verb}: {len(found.removed)} items, {found.size_bytes / 1e6:.1f} MB; {found.num_kept} artifacts stay")
+
+
+@cli.command()
+@click.option("--store", default="runs", show_default=True)
+@click.option("--tracking", default=None)
+def doctor(store: str, tracking: str | None) -> None:
+    """Check versions, store, tracking and devices of this machine."""
+    from pipeline.grid.doctor import findings
+
+    is_healthy = True
+    for finding in findings(store, tracking):
+        is_healthy &= finding.is_good
+        click.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.text}")
+    sys.exit(0 if is_healthy else EXIT_BAD_REQUEST)
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["ingest", "statistics", "train", "sample", "features", "likelihood", "result"]))
+@_options
+@click.option("--cell", default=None, help="Name of one cell, or how it begins; all cells without it.")
+def stage(request: Any, name: str, cell: str | None) -> None:
+    """Run one stage, and what it needs, in this process without Ray (CPU or one GPU)."""
+    from pipeline.grid import overview, session
+
+    printer = overview.StagePrinter(click.echo)
+    count = session.run_stage(request, name, cell, printer)
+    click.echo(f"{count} tasks run")
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on become one sentence and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_REQUEST)
+    except LeaseHeld as error:
+        click.echo(f"error: another driver works on this grid: {error}; wait for it, or repeat the command later", err=True)
+        sys.exit(EXIT_HELD)
+    except (ConfigError, DataError, StoreError, StoreUnavailable, ResourceError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_BAD_REQUEST)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,231 @@
+"""One command on one grid: store, plan, lease, tracking and the run itself, in the order that loses nothing."""
+
+import json
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError, closest
+from pipeline.grid.plan import Plan, make_plan
+from pipeline.grid.records import finished_rows, primary_metric, records, result_record, table_columns, train_record
+from pipeline.grid.run import Executor, RunReport, run_plan
+from pipeline.grid.spec import GridSpec, load_grid
+from pipeline.grid.status import grid_documents
+from pipeline.grid.tasks import Task, execute
+from pipeline.grid.why import find_cell
+from pipeline.store import Key, LeaseHeld, Store, open_store, preflight
+from pipeline.tracking import Tracker, TrackingReport, default_uri, sync
+
+log = logging.getLogger(__name__)
+
+LEASE_TTL_S = 15.0
+WAIT_FOR_LEASE_S = 1.0
+NOTE_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for on the command line."""
+
+    grid: str
+    store: str = "runs"
+    tracking: str | None = None
+    overrides: tuple[str, ...] = ()
+    data: str | None = None
+    address: str | None = None
+    max_units: int | None = None
+
+    def data_root(self) -> str:
+        """Folder of relative data locations: as asked, else PIPELINE_DATA, else the working directory."""
+        return self.data or os.environ.get("PIPELINE_DATA") or "."
+
+    def tracking_uri(self) -> str | None:
+        """Where results are shown: as asked, else MLFLOW_TRACKING_URI, else a database inside a local store."""
+        if self.tracking == "none":
+            return None
+        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(self.store)
+
+
+def planned(request: Request) -> Plan:
+    """The plan of a grid file; reads the data sets' digests, nothing else."""
+    return make_plan(load_grid(request.grid, request.overrides), root=request.data_root())
+
+
+def opened(request: Request) -> Store:
+    """The store, checked to be usable before any work starts.
+
+    Raises:
+        StoreError: it refuses; one sentence with what to do.
+    """
+    store = open_store(request.store)
+    preflight(store)
+    return store
+
+
+def grid_named(store: Store, name: str) -> GridSpec | None:
+    """The grid that was last run under this name, or None."""
+    content = grid_documents(store, name).get("plan.json")
+    return None if content is None else GridSpec.model_validate_json(json.dumps(json.loads(content)["spec"]))
+
+
+class _Events:
+    """Passes finished tasks to tracking and progress to the terminal."""
+
+    def __init__(
+        self, plan: Plan, store: Store, tracker: Tracker, show: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._plan, self._store, self._tracker, self._show = plan, store, tracker, show
+
+    def done(self, task: Task) -> None:
+        artifact = self._store.find(task.key)
+        if task.stage == "train" and artifact is not None:
+            self._tracker.put(train_record(self._plan, task, artifact))
+        if task.stage == "result":
+            for row in finished_rows(self._plan, self._store):
+                if row.cell.key == task.key:
+                    self._tracker.put(result_record(self._plan, row, self._store))
+
+    def status(self, snapshot: dict[str, Any]) -> None:
+        self._show(snapshot)
+
+
+def tracker_for(plan: Plan, store: Store, uri: str | None) -> Tracker:
+    """The tracker of a grid: columns, order and outbox."""
+    return Tracker(
+        uri,
+        plan.grid.name,
+        documents=grid_documents(store, plan.grid.name),
+        columns=table_columns(plan),
+        primary=primary_metric(plan),
+    )
+
+
+def note_rows(plan: Plan, store: Store) -> list[dict[str, object]]:
+    """The best rows for the note above the tracking table."""
+    primary = primary_metric(plan)
+    rows = sorted(finished_rows(plan, store), key=lambda row: row.metrics.get(primary, float("inf")))
+    names = [name.removeprefix("metrics.") for name in table_columns(plan) if name.startswith("metrics.")]
+    return [
+        {"cell": row.cell.name, **{name: row.metrics[name] for name in names if name in row.metrics}}
+        for row in rows[:NOTE_ROWS]
+    ]
+
+
+def run_grid(
+    request: Request, plan: Plan, store: Store, *, show: Callable[[dict[str, Any]], None]
+) -> tuple[RunReport, TrackingReport]:
+    """Run what is missing and bring tracking up to date.
+
+    Raises:
+        LeaseHeld: another driver works on this grid; says who and since when.
+    """
+
+    def make_executor() -> Executor:
+        from pipeline.grid.ray import RayExecutor, start_ray
+
+        start_ray(request.address, request.max_units)
+        return RayExecutor(store, grid=plan.grid.name, scratch=scratch_folder(), max_units=request.max_units)
+
+    with _grid_lease(store, plan):
+        tracker = tracker_for(plan, store, request.tracking_uri())
+        shown = False
+        try:
+            report = run_plan(plan, store, make_executor, events=_Events(plan, store, tracker, show))
+            for record in records(plan, store):
+                tracker.put(record)
+            shown = True
+            return report, tracker.finish(note_rows(plan, store))
+        finally:
+            if not shown:
+                tracker.finish((), timeout_s=5.0)
+
+
+def scratch_folder() -> str:
+    """Where Ray Train keeps what may be lost: below the temporary folder, unique to this process."""
+    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-")))
+
+
+@contextmanager
+def _grid_lease(store: Store, plan: Plan) -> Iterator[None]:
+    """One driver per grid and store. The lease of a driver that died on this machine is waited for, not reported."""
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    deadline = time.monotonic() + 2 * LEASE_TTL_S
+    while True:
+        try:
+            with store.lease(f"grids/{plan.grid.name}", owner=owner, ttl_s=LEASE_TTL_S):
+                yield
+            return
+        except LeaseHeld as held:
+            if not _is_dead_here(held.owner) or time.monotonic() > deadline:
+                raise
+            log.warning("event=waiting_for_lease owner=%s reason='that driver is gone'", held.owner)
+        time.sleep(WAIT_FOR_LEASE_S)
+
+
+def _is_dead_here(owner: str) -> bool:
+    host, _, process = owner.rpartition(":")
+    return host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists()
+
+
+def readable(request: Request) -> Store | None:
+    """The store if it exists already; planning alone makes none."""
+    if "://" not in request.store and not Path(request.store).exists():
+        return None
+    return opened(request)
+
+
+def synced(request: Request) -> TrackingReport:
+    """Rebuild the tracking page from the store.
+
+    Raises:
+        ConfigError: there is nowhere to send to.
+    """
+    uri = request.tracking_uri()
+    if uri is None:
+        raise ConfigError("--tracking: name an MLflow server; a remote store has no database of its own")
+    plan, store = planned(request), opened(request)
+    return sync(
+        uri,
+        plan.grid.name,
+        records=records(plan, store),
+        documents=grid_documents(store, plan.grid.name),
+        columns=table_columns(plan),
+        primary=primary_metric(plan),
+        note_rows=note_rows(plan, store),
+    )
+
+
+def run_stage(request: Request, stage: str, cell_name: str | None, show: Callable[[Task, int, int], None]) -> int:
+    """Run one stage of one cell (or all), and whatever it needs, in this process; returns how many tasks ran.
+
+    Raises:
+        ConfigError: no such cell.
+    """
+    plan, store = planned(request), opened(request)
+    cells = plan.cells
+    if cell_name is not None:
+        cell = find_cell(plan, cell_name)
+        if cell is None:
+            raise ConfigError(f"cell {cell_name!r}: not one cell{closest(cell_name, [c.name for c in cells])}")
+        cells = (cell,)
+    wanted = [task.key for cell in cells for task in cell.tasks.in_order() if task.stage == stage]
+    needed: set[Key] = set()
+    while wanted:
+        key = wanted.pop()
+        if key not in needed and store.find(key) is None:
+            needed.add(key)
+            wanted.extend(plan.tasks[key].inputs.values())
+    count = 0
+    for key, task in plan.tasks.items():
+        if key in needed:
+            execute(task, store, partial(show, task))
+            count += 1
+    return count
