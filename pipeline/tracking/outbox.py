@@ -18,7 +18,7 @@ PREFIX = "outbox/"
 class Documents(Protocol):
     """Small named blobs below one prefix; the store's documents have this shape."""
 
-    def put(self, name: str, data: bytes) -> None: ...
+    def put(self, name: str, body: bytes) -> None: ...
 
     def get(self, name: str) -> bytes | None: ...
 
@@ -33,12 +33,12 @@ class FolderDocuments:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, body: bytes) -> None:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         with temporary.open("wb") as file:
-            file.write(data)
+            file.write(body)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -5,12 +5,12 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.tracking.records import Key, Record, ResultRecord, TrainRecord, curve_name, digest
+from pipeline.tracking.records import Key, Record, TrainRecord, curve_name, digest
 from pipeline.tracking.target import Target
 from pipeline.tracking.view import EXPERIMENT_KIND, KIND_TAG
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DIGEST_TAG = "record"
-MAX_PER_REQUEST = 1000  # metrics; the server's limit
-MAX_TEXTS_PER_REQUEST = 100  # params or tags
+MAX_METRICS, MAX_TEXTS = 800, 100  # per request: the server takes 1000 entries, of these 100 params and 100 tags
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters
 Point = tuple[str, float, int]  # metric, value, step
 
@@ -116,59 +115,62 @@ class Experiment:
             run.name = name
         return run
 
-    def log_points(self, run: Run, points: Sequence[Point]) -> None:
-        """Appends metric points, whatever is there already."""
-        from mlflow.entities import Metric
+    def log(
+        self, run: Run, *, params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}, points: Sequence[Point] = ()
+    ) -> None:
+        """Appends to the run in as few requests as the server's limits allow; the last tag goes last."""
+        from mlflow.entities import Metric, Param, RunTag
 
         now = time.time_ns() // 1_000_000
-        entities = [Metric(name, value, now, step) for name, value, step in points]
-        for start in range(0, len(entities), MAX_PER_REQUEST):
-            self.client.log_batch(run.run_id, metrics=entities[start : start + MAX_PER_REQUEST])
+        metrics = [Metric(name, value, now, step) for name, value, step in points]
+        texts = [Param(name, value) for name, value in params.items()]
+        labels = [RunTag(name, value) for name, value in tags.items()]
+        while len(metrics) > MAX_METRICS:
+            self.client.log_batch(run.run_id, metrics=metrics[:MAX_METRICS])
+            del metrics[:MAX_METRICS]
+        while len(texts) > MAX_TEXTS:
+            self.client.log_batch(run.run_id, params=texts[:MAX_TEXTS])
+            del texts[:MAX_TEXTS]
+        while len(labels) > MAX_TEXTS:
+            self.client.log_batch(run.run_id, tags=labels[:MAX_TEXTS])
+            del labels[:MAX_TEXTS]
+        if metrics or texts or labels:
+            self.client.log_batch(run.run_id, metrics=metrics, params=texts, tags=labels)
+        run.params.update(params)
+        run.tags.update(tags)
         run.metrics.update({name: value for name, value, _ in points})
 
     def show(self, record: Record) -> bool:
-        """Makes the record's run show exactly this record; False if it did already."""
+        """Makes the record's run show exactly this record; False if it did already.
+
+        A parameter keeps its first value, so a differing one is named in a tag. The digest is the last thing
+        written: whatever happens before it, the next attempt adds what is missing.
+        """
         stamp = digest(record)
         if (known := self.runs.get(record.key)) is not None and known.digest == stamp:
             return False
         tags = {safe_name(name): str(value)[:MAX_TAG] for name, value in record.tags.items()}
-        run = self.open_run(record.key, record.run_name, tags)
-        self._log_params(run, record.params)
-        self._log_tags(run, {name: value for name, value in tags.items() if run.tags.get(name) != value})
+        params = {safe_name(name): str(value)[:MAX_PARAM] for name, value in record.params.items()}
         metrics = {safe_name(name): value for name, value in record.metrics.items()}
-        self.log_points(run, [(name, value, 0) for name, value in metrics.items() if run.metrics.get(name) != value])
+        run = self.open_run(record.key, record.run_name, tags)
+        for name, value in params.items():
+            if run.params.get(name, value) != value:
+                tags[f"changed.{name}"[:MAX_KEY]] = value[:MAX_TAG]
+        points: list[Point] = [(name, value, 0) for name, value in metrics.items() if run.metrics.get(name) != value]
         if isinstance(record, TrainRecord):
-            self.log_points(run, list(self._missing_points(run, record)))
-        if isinstance(record, ResultRecord):
-            self._log_artifacts(run, record.artifacts)
-        self._log_tags(run, {DIGEST_TAG: stamp})
+            points += self._missing_points(run, record)
+        elif record.artifacts and (lost := self._log_artifacts(run, record.artifacts)):
+            tags["lost_files"] = ", ".join(lost)[:MAX_TAG]
+        new_tags = {name: value for name, value in tags.items() if run.tags.get(name) != value}
+        new_params = {name: value for name, value in params.items() if name not in run.params}
+        self.log(run, params=new_params, tags={**new_tags, DIGEST_TAG: stamp}, points=points)
         status = "FAILED" if record.tags.get("status") == "failed" else "FINISHED"
         if run.status != status:
             self.client.set_terminated(run.run_id, status)
             run.status = status
         return True
 
-    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
-        """Logs what is missing. The server keeps a parameter's first value; a differing one goes into a tag."""
-        from mlflow.entities import Param
-
-        given = {safe_name(name): str(value)[:MAX_PARAM] for name, value in params.items()}
-        new = [Param(name, value) for name, value in given.items() if name not in run.params]
-        for start in range(0, len(new), MAX_TEXTS_PER_REQUEST):
-            self.client.log_batch(run.run_id, params=new[start : start + MAX_TEXTS_PER_REQUEST])
-        run.params.update({param.key: param.value for param in new})
-        changed = {name: value for name, value in given.items() if run.params[name] != value}
-        self._log_tags(run, {f"changed.{name}": value[:MAX_TAG] for name, value in changed.items()})
-
-    def _log_tags(self, run: Run, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(name, value) for name, value in tags.items()]
-        for start in range(0, len(entities), MAX_TEXTS_PER_REQUEST):
-            self.client.log_batch(run.run_id, tags=entities[start : start + MAX_TEXTS_PER_REQUEST])
-        run.tags.update(tags)
-
-    def _missing_points(self, run: Run, record: TrainRecord) -> Iterable[Point]:
+    def _missing_points(self, run: Run, record: TrainRecord) -> Iterator[Point]:
         """Points of the curve whose step the server does not have yet."""
         for metric, points in record.curve.items():
             name = safe_name(curve_name(metric))
@@ -177,10 +179,8 @@ class Experiment:
                 there = {point.step for point in self.client.get_metric_history(run.run_id, name)}
             yield from ((name, value, step) for step, value in points if step not in there)
 
-    def _log_artifacts(self, run: Run, artifacts: Mapping[str, Path | bytes]) -> None:
-        """Uploads each file under its name; the same name again overwrites."""
-        if not artifacts:
-            return
+    def _log_artifacts(self, run: Run, artifacts: Mapping[str, Path | bytes]) -> list[str]:
+        """Uploads each file under its name, the same name again overwrites; the names whose file is gone."""
         lost: list[str] = []
         with tempfile.TemporaryDirectory(prefix="tracking-") as folder:
             for name, content in artifacts.items():
@@ -195,5 +195,4 @@ class Experiment:
                 parent = Path(name).parent.as_posix()
                 self.client.log_artifact(run.run_id, str(local), None if parent == "." else parent)
                 local.unlink()
-        if lost:
-            self._log_tags(run, {"lost_files": ", ".join(lost)[:MAX_TAG]})
+        return lost

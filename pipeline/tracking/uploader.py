@@ -237,7 +237,7 @@ class Uploader(threading.Thread):
             name = self._progress.names.get(fingerprint) or (known.name if known else f"train-{fingerprint[:12]}")
             run = experiment.open_run(key, name, {})
             points = [(metric, value, step) for step in sorted(steps) for metric, value in steps[step].items()]
-            experiment.log_points(run, points)
+            experiment.log(run, points=points)
 
     def _show_page(self, experiment: Experiment, page: Page, *, with_note: bool) -> None:
         """Sets what differs of the views and, at the end of the command, the note."""
