@@ -11,8 +11,10 @@ import torch
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-# Bin edges survive float32: q * 2^-16 is far above the rounding of 2 (k + u) / q - 1 and far below one bin.
-_MARGIN = 2.0**-16
+# Distance that u keeps from bin edges, in bins. Float32 holds k + u in steps of 2^-16 (k < 256), and when q is a power
+# of two the rest is exact; otherwise 2 (k + u) / q - 1 is rounded at both edges, by less than 2^-12 of a bin.
+_EXACT_MARGIN = 2.0**-16
+_ROUNDED_MARGIN = 2.0**-12
 
 
 def to_float(images: Array, quantisation: int | None) -> Array:
@@ -34,14 +36,15 @@ def dequantise(images: Array, quantisation: int | None, u: Array) -> Array:
     Args:
         images: levels, uint8, any shape; or float points if `quantisation` is None (u is then ignored).
         quantisation: number of levels q, or None.
-        u: uniform in [0, 1), float32, of the shape of `images`; clipped to keep 2^-16 of a bin from edges that
-            float32 cannot hold, so that `to_levels` is the exact inverse.
+        u: uniform in [0, 1), float32, of the shape of `images`; clipped to stay off bin edges that float32
+            cannot hold, so that `to_levels` is the exact inverse.
     """
     values = _as(images, "float32")
     if quantisation is None:
         return values
     is_power_of_two = quantisation & (quantisation - 1) == 0
-    inside = u.clip(0.0 if is_power_of_two else _MARGIN, 1.0 - _MARGIN)
+    low, high = (0.0, _EXACT_MARGIN) if is_power_of_two else (_ROUNDED_MARGIN, _ROUNDED_MARGIN)
+    inside = u.clip(low, 1.0 - high)
     return (values + inside) * (2.0 / quantisation) - 1.0
 
 

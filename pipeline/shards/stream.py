@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import DataError
+from pipeline.diffusion.randomness import NoiseStream
 from pipeline.shards.index import ShardEntry, ShardFiles, split_index
 from pipeline.shards.npy import decode_npy
 from pipeline.shards.reader import LabelledImages, joined
@@ -37,13 +38,6 @@ def epoch_positions(
     """
     sequence = step * global_batch + np.asarray(positions, dtype=np.int64)
     return sequence // count, sequence % count
-
-
-def keyed_permutation(count: int, *key: int | str) -> np.ndarray:
-    """A permutation of `count` items that depends on `key` alone: the order of Philox words, int64 `(count,)`."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    words = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
-    return np.argsort(words, kind="stable").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class StreamedBatches:
         self.index = split_index(artifact, split)
         if self.index.count == 0:
             raise DataError(f"data set {artifact.meta['name']}: split {split} is empty")
-        self._artifact, self._seed = artifact, seed
+        self._artifact, self._stream = artifact, NoiseStream(seed)
         self._global_batch, self._window_blocks = global_batch, window_blocks
         firsts = np.cumsum([0, *(entry.samples for entry in self.index.shards)])
         self._first_indices = [int(first) for first in firsts]
@@ -92,9 +86,7 @@ class StreamedBatches:
             for window in np.unique(windows[epochs == epoch]):
                 chosen = np.flatnonzero((epochs == epoch) & (windows == window))
                 start = 0 if window == 0 else int(ends[window - 1])
-                permutation = keyed_permutation(
-                    int(ends[window]) - start, self._seed, int(epoch), "window", int(window)
-                )
+                permutation = self._permutation(int(ends[window]) - start, int(epoch), f"samples/{window}")
                 rows.append(self._window(int(epoch), int(window)).rows(permutation[offsets[chosen] - start]))
                 places.append(chosen)
         order = np.argsort(np.concatenate(places), kind="stable")
@@ -108,15 +100,18 @@ class StreamedBatches:
         """Blocks of the epoch in order, and the end offset of each window."""
         if epoch not in self._orders:
             blocks: list[Block] = []
-            for shard in keyed_permutation(len(self.index.shards), self._seed, epoch, "shards"):
+            for shard in self._permutation(len(self.index.shards), epoch, "shards"):
                 inside = self._blocks(int(shard))
-                blocks += [inside[i] for i in keyed_permutation(len(inside), self._seed, epoch, "blocks", int(shard))]
+                blocks += [inside[i] for i in self._permutation(len(inside), epoch, f"blocks/{shard}")]
             counts = [block.count for block in blocks]
             sums = [sum(counts[i : i + self._window_blocks]) for i in range(0, len(counts), self._window_blocks)]
             self._orders[epoch] = blocks, np.cumsum(sums)
             while len(self._orders) > 2:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
+
+    def _permutation(self, count: int, epoch: int, name: str) -> np.ndarray:
+        return self._stream.permutation(count, epoch, f"stream/{name}").numpy()
 
     def _blocks(self, shard: int) -> list[Block]:
         size, samples = self.index.samples_per_block, self.index.shards[shard].samples
