@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config import ConfigError, Spec
 from pipeline.networks.dropout import name_dropouts
@@ -14,10 +14,10 @@ from pipeline.networks.dropout import name_dropouts
 class NetworkSpec(Spec):
     """A network's size; `build` makes the module for one data set.
 
-    Every built network is called as `network(x, t, gamma, cond) -> (batch, *shape)` with x `(batch, *shape)` float32 of
-    unit variance, t `(batch,)`, gamma = log(sigma^2 / alpha^2) `(batch, 1)` or `(batch, dim)` (-inf allowed), and cond a
-    `Condition` or None, whose label is read where the network has classes (negative or None: no class). t is not read:
-    gamma carries the whole noise state, also when one network serves many schedules.
+    Every built network is called as `network(x, t, gamma, cond) -> (batch, *shape)` with x `(batch, *shape)` float32
+    of unit variance, t `(batch,)`, gamma = log(sigma^2 / alpha^2) `(batch, 1)` or `(batch, dim)` (-inf allowed), and
+    cond a `Condition` or None, whose label is read where the network has classes (negative or None: no class). t is
+    not read: gamma carries the whole noise state, also when one network serves many schedules.
     """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """What the U-Net asks of a family of blocks, and the resampling and attention that the families share."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ class BlockPlan:
     dropout: float
 
 
+@runtime_checkable
 class BlockFamily(Protocol):
     """The layers of one kind of U-Net."""
 

@@ -52,7 +52,7 @@ class MpAttention(nn.Module):
 
 
 class MpBlock(nn.Module):
-    """Pixel norm on the way down; the noise level scales channels by 1 + gain * modulation; gain is zero at the start."""
+    """Pixel norm on the way down; the noise level scales channels by 1 + gain * modulation, gain zero at the start."""
 
     def __init__(self, plan: BlockPlan) -> None:
         super().__init__()

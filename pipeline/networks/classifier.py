@@ -28,7 +28,7 @@ class ClassifierSpec(NetworkSpec):
 
 
 def _convolutions(shape: tuple[int, ...], width: int) -> tuple[nn.Sequential, int]:
-    """Convolutions, halving until the smaller side is at most 7, then averages on a 4 x 4 map; and the output's size."""
+    """Convolutions, halving until the smaller side is at most 7, then means on a 4 x 4 map; and the output's length."""
     channels, size = shape[0], min(shape[1:])
     layers: list[nn.Module] = []
     stage_width = width

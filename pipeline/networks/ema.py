@@ -13,8 +13,8 @@ _RAMP = 0.05
 class ExponentialMovingAverage:
     """average <- decay * average + (1 - decay) * weights, in float32, one fused pass over all parameters.
 
-    Either `decay` per update, with warm-up min(decay, (1 + n) / (10 + n)) after n updates, or `half_life_images`, the number
-    of images after which a weight counts half, with warm-up min(half life, 5 % of the images seen).
+    Either `decay` per update, with warm-up min(decay, (1 + n) / (10 + n)) after n updates, or `half_life_images`, the
+    number of images after which a weight counts half, with warm-up min(half life, 5 % of the images seen).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ExponentialMovingAverage:
         """Takes the weights of `module` after an optimiser step over `num_images` images (global batch)."""
         decay = self.next_decay(num_images)
         weights = [parameter.detach().float() for parameter in module.parameters()]
-        torch._foreach_lerp_(self._average, weights, 1.0 - decay)
+        torch._foreach_lerp_(self._average, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.num_updates += 1
         self.num_images += num_images
 

@@ -36,8 +36,8 @@ def mp_concatenation(a: Tensor, b: Tensor) -> Tensor:
 class UnitWeight(nn.Module):
     """Base of the layers below: rows of unit magnitude, kept there by force. EDM2 eq. 66, section 2.3.
 
-    In training mode the stored weight is projected back before use, so that the effective learning rate does not fall as
-    weights grow; weight decay has no meaning here.
+    In training mode the stored weight is projected back before use, so that the effective learning rate does not fall
+    as weights grow; weight decay has no meaning here.
     """
 
     def __init__(self, *shape: int) -> None:

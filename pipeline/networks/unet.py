@@ -34,8 +34,8 @@ class UnetSpec(NetworkSpec):
     """Size of the U-Net; `preset` fills in what is not given.
 
     Attributes:
-        channel_multipliers: one per resolution, from the data's own downwards; sizes are halved and rounded up, so any size
-            of image is fine (28, 14, 7, 4).
+        channel_multipliers: one per resolution, from the data's own downwards; sizes are halved and rounded up, so any
+            size of image is fine (28, 14, 7, 4).
         attention_resolutions: image heights at which every encoder block and the last decoder block attend.
     """
 

@@ -88,7 +88,7 @@ class Phase:
         optimiser: name of the optimiser that steps, a key of `Objective.optimisers`.
         network: name of the network that is called.
         inputs: corruption and everything else that comes before the call.
-        loss: (inputs, network output) -> loss per example `(batch,)`, float32, and metrics; the global loss is its mean.
+        loss: (inputs, network output) -> loss per example `(batch,)`, float32, and metrics; their mean is minimised.
     """
 
     optimiser: str

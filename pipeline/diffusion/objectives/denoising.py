@@ -1,4 +1,4 @@
-"""Denoising: regress the target of a prediction, or minimise the likelihood bound. Ho 2020; Kingma 2021; Salimans 2022."""
+"""Denoising: regression of a prediction's target, or the likelihood bound. Ho 2020; Kingma 2021; Salimans & Ho 2022."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ class DenoisingSpec(ObjectiveSpec):
 
     Attributes:
         loss: penalty of one component's error d: d^2, |d|, or Huber's.
-        weighting: `uniform`: the plain mean. `likelihood`: 0.5 * gamma'_i(t) * (eps error)^2 per component, whose mean over t
-            is the diffusion term of the negative ELBO in nats per dimension, whatever the prediction is.
-            `snr_truncated`: max(mean error of x_0 / s, mean error of eps) per example. Salimans & Ho 2022, "truncated SNR".
-        t_min: smallest training time, used only where gamma(0) is infinite. There the likelihood weighting grows as 1 / t.
+        weighting: `uniform`: the plain mean. `likelihood`: 0.5 * gamma'_i(t) * (eps error)^2 per component, whose mean
+            over t is the diffusion term of the negative ELBO in nats per dimension, whatever the prediction is.
+            `snr_truncated`: max(mean penalty of x_0 / s, mean penalty of eps) per example, Salimans & Ho 2022: for mse
+            that is max(SNR, 1) times the x_0 error where all components share one noise level.
+        t_min: smallest training time where gamma(0) is infinite (else 0); likelihood weights grow as 1 / t there.
         huber_delta: where Huber's penalty turns from quadratic to linear.
         label_dropout: share of examples whose label is hidden, for guidance without a classifier.
     """
@@ -135,8 +136,8 @@ class Denoising(Objective):
     def _eps_error(self, error: Tensor, marginal: Marginal) -> Tensor:
         """The error of eps that an error of the target means at fixed c_t, up to its sign.
 
-        From eps = (c_t - alpha x_0) / sigma, score = -eps / sigma, and v = alpha eps - (sigma / s) (x_0 / s), whose error
-        is that of eps times alpha + (sigma / s)^2 / alpha = 1 / alpha.
+        From eps = (c_t - alpha x_0) / sigma, score = -eps / sigma, and v = alpha eps - (sigma / s) (x_0 / s), whose
+        error is that of eps times alpha + (sigma / s)^2 / alpha = 1 / alpha.
         """
         match self.precondition.target:
             case "eps":

@@ -1,0 +1,106 @@
+"""What every entry of the objective table promises."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import parse, union
+from pipeline.diffusion import build_process
+from pipeline.diffusion.objectives import OBJECTIVES, Batch, Draws, Objective
+from pipeline.diffusion.predictor import Precondition
+from pipeline.diffusion.randomness import NoiseStream
+from pipeline.networks import ClassifierSpec, MlpSpec
+
+SHAPE = (1, 4, 4)
+LOG_LINEAR = {"kind": "log_linear", "gamma_min": -6.0, "gamma_max": 5.0}
+CASES: dict[str, dict[str, Any]] = {
+    **{
+        f"denoising-{loss}-{weighting}": {"kind": "denoising", "loss": loss, "weighting": weighting}
+        for loss in ("mse", "huber", "l1")
+        for weighting in ("uniform", "likelihood", "snr_truncated")
+        if loss == "mse" or weighting != "likelihood"
+    },
+    "classification": {"kind": "classification"},
+}
+STREAM = NoiseStream(11)
+
+
+def test_every_objective_is_covered_here() -> None:
+    assert {case["kind"] for case in CASES.values()} == set(OBJECTIVES)
+
+
+def build(name: str) -> Objective:
+    process = build_process({"kind": "spectral", "basis": "dct", "schedule": LOG_LINEAR}, shape=SHAPE)
+    return parse(union(OBJECTIVES), CASES[name]).build(Precondition(process, "v"))
+
+
+def network_for(name: str) -> torch.nn.Module:
+    spec = ClassifierSpec(width=4) if name == "classification" else MlpSpec(width=16, depth=1)
+    network = spec.build(SHAPE, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def losses(name: str, first: int, last: int, *, step: int = 5) -> torch.Tensor:
+    """Losses of positions [first, last) of a global batch of 8."""
+    draws = Draws(STREAM, step, range(first, last), 8)
+    x_0 = Draws(STREAM, 0, range(first, last), 8).uniform("data", SHAPE) * 2 - 1
+    batch = Batch(x_0, torch.arange(first, last) % 3, range(first, last), 8)
+    network = network_for(name)
+    for phase in build(name).phases(step):
+        inputs = phase.inputs(batch, draws)
+        call = inputs.network
+        values, metrics = phase.loss(inputs, network(call.x, call.t, call.gamma, call.cond))
+        assert all(value.shape == (last - first,) and not value.requires_grad for value in metrics.values())
+    return values
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_per_example_float32_finite_and_differentiable(name: str) -> None:
+    values = losses(name, 0, 8)
+    assert values.shape == (8,)
+    assert values.dtype == torch.float32
+    assert torch.isfinite(values).all()
+    assert values.requires_grad
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_do_not_depend_on_how_the_batch_is_split(name: str) -> None:
+    parts = torch.cat([losses(name, 0, 3), losses(name, 3, 8)])
+    torch.testing.assert_close(parts, losses(name, 0, 8), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_a_function_of_the_step(name: str) -> None:
+    assert torch.equal(losses(name, 0, 8), losses(name, 0, 8))
+    assert not torch.equal(losses(name, 0, 8), losses(name, 0, 8, step=6))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_phases_name_existing_optimisers_and_networks(name: str) -> None:
+    objective = build(name)
+    networks = {objective.network: network_for(name)}
+    optimisers = objective.optimisers(networks)
+    for phase in objective.phases(0):
+        assert phase.network in networks
+        assert phase.optimiser in optimisers
+    grouped = [parameter for groups in optimisers.values() for group in groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(p) for p in networks[objective.network].parameters()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_survives_a_round_trip(name: str) -> None:
+    objective = build(name)
+    objective.load_state_dict(objective.state_dict())
+    with pytest.raises(ValueError, match="no state"):
+        objective.load_state_dict({"step": 1})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_spec_survives_a_round_trip_through_plain_data(name: str) -> None:
+    spec = parse(union(OBJECTIVES), CASES[name])
+    assert parse(union(OBJECTIVES), spec.model_dump(mode="json")) == spec
