@@ -8,8 +8,8 @@ import email.utils
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,20 +41,10 @@ class S3Backend(Backend):
         self.prefix = prefix
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.endpoint = endpoint_of_environment()
-        self._open()
-
-    def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._client: Any = None
-        self._process = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"bucket": self.bucket, "prefix": self.prefix, "url": self.url, "endpoint": self.endpoint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.bucket, self.prefix, self.url = state["bucket"], state["prefix"], state["url"]
-        self.endpoint = endpoint_of_environment() or state["endpoint"]
-        self._open()
+        self.__init__(state["bucket"], state["prefix"])
+        self.endpoint = self.endpoint or state["endpoint"]
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         try:
@@ -192,31 +182,28 @@ class S3Backend(Backend):
 
         try:
             with self._translated():
-                return operation(self._connected())
+                return operation(client_of(self.endpoint, os.getpid()))
         except Expired:
-            with self._lock:
-                self._client = None
+            client_of.cache_clear()
             raise
 
-    def _connected(self) -> Any:
-        """The client of this process; botocore's own retries are off, so that budgets add up once."""
-        with self._lock:
-            if self._client is None or self._process != os.getpid():
-                import boto3
-                from botocore.config import Config
 
-                config = Config(
-                    retries={"total_max_attempts": 1},
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    read_timeout=READ_TIMEOUT_S,
-                    max_pool_connections=16,
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={"addressing_style": "path" if self.endpoint else "auto"},
-                )
-                self._client = boto3.Session().client("s3", endpoint_url=self.endpoint, config=config)
-                self._process = os.getpid()
-            return self._client
+@lru_cache(maxsize=8)
+def client_of(endpoint: str | None, process: int) -> Any:
+    """The client of a process for an address; botocore's own retries are off, so that budgets add up once."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": 1},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=16,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return boto3.Session().client("s3", endpoint_url=endpoint, config=config)
 
 
 def endpoint_of_environment() -> str | None:
