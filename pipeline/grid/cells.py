@@ -77,9 +77,8 @@ def cell_tasks(
     if name not in pinned:
         pinned[name] = pin(source, root or ".")
     dataset = Task("ingest", pinned[name], {}, f"ingest {source.name}")
-    data = {"dataset": dataset.key}
-    statistics = Task("statistics", StatisticsSpec(), data, f"statistics {source.name}")
-    data["statistics"] = statistics.key
+    statistics = Task("statistics", StatisticsSpec(), {"dataset": dataset.key}, f"statistics {source.name}")
+    data = {"dataset": dataset.key, "statistics": statistics.key}
     training = None
     inputs: dict[str, Key] = dict(data)
     if not is_control:

@@ -1,10 +1,12 @@
 """What the command line prints about a grid."""
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import yaml
@@ -70,7 +72,7 @@ def _by_stage(counts: Counter[str]) -> str:
 
 def report_lines(plan: Plan, store: Store, report: RunReport, tracking: TrackingReport) -> Iterator[str]:
     """The table, what ran, what failed, and where to look."""
-    yield terminal_text(grid_table(plan, store)).rstrip()
+    yield terminal_text(grid_table(plan, store), width=terminal_width()).rstrip()
     executed = _by_stage(Counter(report.executed)) or "nothing: every result was in the store"
     yield f"stages executed: {executed}"
     yield from (f"failed: {label}: {reason}" for label, reason in report.failures)
@@ -91,10 +93,15 @@ def tracking_lines(tracking: TrackingReport) -> Iterator[str]:
         yield f"  (local database; serve it with: {tracking.open_with})"
 
 
+def terminal_width() -> int:
+    """Columns of the terminal; tables need some room even where there is none to ask."""
+    return max(shutil.get_terminal_size((160, 24)).columns, 120)
+
+
 def table_text(plan: Plan, store: Store, form: str) -> str:
     """The result table as `terminal`, `csv`, `markdown` or `latex`."""
     writers: dict[str, Callable[..., str]] = {
-        "terminal": terminal_text,
+        "terminal": partial(terminal_text, width=terminal_width()),
         "csv": csv_text,
         "markdown": markdown_text,
         "latex": latex_text,
@@ -113,10 +120,10 @@ def status_lines(plan: Plan, store: Store) -> Iterator[str]:
         yield "last run " + summary_line(snapshot)
         yield from (f"  failed: {entry['task']}: {entry['reason']}" for entry in snapshot["failures"])
         yield from (f"  running: {label}" for label in snapshot["running"])
-    trainings = {task.key.fingerprint: task for task in plan.trainings if store.find(task.key) is None}
-    for fingerprint, entry in training_reports(store, plan.grid.name, set(trainings)).items():
+    trainings = {task.key: task for task in plan.trainings if store.find(task.key) is None}
+    for key, entry in training_reports(store, plan.grid.name, trainings).items():
         step, steps, rate = entry.get("step", 0), entry.get("steps", 1), entry.get("images_per_s") or 0.0
-        yield f"  {trainings[fingerprint].label}: step {step}/{steps}, {rate:,.0f} images/s"
+        yield f"  {trainings[key].label}: step {step}/{steps}, {rate:,.0f} images/s"
     link = experiment_link(documents)
     if link:
         yield f"MLflow: {link}"

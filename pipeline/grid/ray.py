@@ -1,7 +1,6 @@
 """Where tasks run: a pool of Ray actors for single tasks, and Ray Train worker groups for trainings."""
 
 import logging
-import os
 import secrets
 import traceback
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from pipeline.grid.environment import WORKER_ENVIRONMENT, cluster_address
 from pipeline.grid.schedule import Outcome
 from pipeline.grid.tasks import Task, execute
 from pipeline.store import Key, Store
@@ -19,27 +19,14 @@ from pipeline.train.ray import run_group
 
 log = logging.getLogger(__name__)
 
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # more BLAS threads change last bits
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
-}
-
-
 def start_ray(address: str | None, num_cpus: int | None) -> None:
-    """Join the cluster at `address` (or the one that runs this job), or start Ray on this machine."""
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
+    """Join the cluster at `address`, or start Ray on this machine; the environment is prepared already."""
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if address and address != "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
-        return
-    if "RAY_AUTH_MODE" not in os.environ:  # a private cluster of this process: nobody else may join
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    joined = cluster_address(address)
+    if joined is not None:
+        ray.init(address=joined, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+    else:
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
 
 
 def failure_of(error: BaseException, *, is_lost: bool = False) -> Failure:

@@ -140,11 +140,11 @@ def _committed_early(schedule: Schedule, store: Store) -> list[Outcome]:
 def _report(
     schedule: Schedule, status: StatusWriter, store: Store, plan: Plan, events: Events, *, force: bool = False
 ) -> None:
-    running = {
-        key.fingerprint
+    running = [
+        key
         for key, task in schedule.tasks.items()
         if task.stage == "train" and schedule.states[key] is State.RUNNING
-    }
+    ]
     snapshot = status.snapshot(schedule, training_reports(store, plan.grid.name, running))
     status.write(snapshot, force=force)
     events.status(snapshot)

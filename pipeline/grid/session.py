@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, closest
+from pipeline.grid.environment import prepare_environment
 from pipeline.grid.plan import Plan, make_plan
 from pipeline.grid.records import finished_rows, primary_metric, records, result_record, table_columns, train_record
 from pipeline.grid.run import Executor, RunReport, run_plan
@@ -129,7 +130,8 @@ def run_grid(
     """
 
     def make_executor() -> Executor:
-        from pipeline.grid.ray import RayExecutor, start_ray
+        prepare_environment(request.address)
+        from pipeline.grid.ray import RayExecutor, start_ray  # only here: it takes seconds, and reads the environment
 
         start_ray(request.address, request.max_units)
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch_folder(), max_units=request.max_units)

@@ -2,16 +2,18 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.grid.schedule import Schedule, State, signature
-from pipeline.store import Store
+from pipeline.store import Documents, Key, Store
+from pipeline.train.status import read_status
 
 WRITE_EVERY_S = 2.0
 
 
-def grid_documents(store: Store, grid: str) -> Any:
+def grid_documents(store: Store, grid: str) -> Documents:
     """The grid's documents in the store: plan, progress, outbox."""
     return store.documents(f"grids/{grid}")
 
@@ -26,8 +28,8 @@ class StatusWriter:
     _written: float = -1e9
     _first_done: dict[str, float] = field(default_factory=dict[str, float])
 
-    def snapshot(self, schedule: Schedule, trainings: dict[str, Any]) -> dict[str, Any]:
-        """State of every stage; `trainings` are the running trainings' own reports by fingerprint."""
+    def snapshot(self, schedule: Schedule, trainings: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
+        """State of every stage; `trainings` are the running trainings' own reports."""
         elapsed = time.monotonic() - self.started
         stages: dict[str, Any] = {}
         for stage, counts in schedule.counts().items():
@@ -62,15 +64,11 @@ class StatusWriter:
             grid_documents(self.store, self.grid).put("status.json", json.dumps(snapshot, indent=1).encode())
 
 
-def training_reports(store: Store, grid: str, fingerprints: set[str]) -> dict[str, Any]:
+def training_reports(store: Store, grid: str, keys: Iterable[Key]) -> dict[Key, dict[str, Any]]:
     """The newest reports that running trainings wrote themselves."""
     documents = grid_documents(store, grid)
-    reports: dict[str, Any] = {}
-    for fingerprint in fingerprints:
-        content = documents.get(f"status/{fingerprint}.json")
-        if content is not None:
-            reports[fingerprint] = json.loads(content)
-    return reports
+    reports = {key: read_status(documents, key) for key in keys}
+    return {key: report for key, report in reports.items() if report is not None}
 
 
 def summary_line(snapshot: dict[str, Any]) -> str:

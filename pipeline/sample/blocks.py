@@ -7,7 +7,6 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, runtime, union
 from pipeline.diffusion.kernels import KERNELS
-from pipeline.diffusion.sampling import Spacing
 
 Control = Literal["gaussian", "test_split"]
 Labels = Literal["none", "balanced"]
@@ -18,7 +17,7 @@ class SamplerSpec(Spec):
 
     kernel: union(KERNELS)
     steps: PositiveInt
-    spacing: Spacing = "uniform"
+    spacing: Literal["uniform", "quadratic"] = "uniform"
     final: Literal["state", "denoise"] = "denoise"
 
     @model_validator(mode="before")
