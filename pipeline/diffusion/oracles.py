@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.diffusion.predictions import Prediction
-from pipeline.diffusion.processes import Marginal, Process, as_times
+from pipeline.diffusion.processes import Marginal, Process, Time, as_times
 
 
 class GaussianOracle:
@@ -22,20 +22,20 @@ class GaussianOracle:
         self.mean = mean.to(torch.float64)
         self.variances = variances.to(torch.float64)
 
-    def __call__(self, u_t: Float[Tensor, "batch J dim"], t: float | Tensor, cond: object = None) -> Prediction:
+    def __call__(self, u_t: Float[Tensor, "batch J dim"], t: Time, cond: object = None) -> Prediction:
         """The posterior mean of the noise, E[eps | u_t], in u_t's dtype."""
         c = u_t[:, 0].to(torch.float64)
         m = _marginal(self.process, t, c)
         eps = m.sigma * (c - m.alpha * self.mean.to(c.device)) / self._spread(m)
         return Prediction("eps", eps.to(u_t.dtype), u_t[:, 0], m)
 
-    def log_prob(self, c_t: Float[Tensor, "batch dim"], t: float | Tensor) -> Float[Tensor, "batch"]:
+    def log_prob(self, c_t: Float[Tensor, "batch dim"], t: Time) -> Float[Tensor, "batch"]:
         """log p_t(c_t) in nats, float64."""
         c = c_t.to(torch.float64)
         m = _marginal(self.process, t, c)
         return _log_normal(c - m.alpha * self.mean.to(c.device), self._spread(m)).sum(dim=1)
 
-    def flow(self, c: Float[Tensor, "batch dim"], t: float | Tensor, u: float | Tensor) -> Float[Tensor, "batch dim"]:
+    def flow(self, c: Float[Tensor, "batch dim"], t: Time, u: Time) -> Float[Tensor, "batch dim"]:
         """Where the probability-flow ODE carries c from time t to time u, float64 (exact for any schedule)."""
         c = c.to(torch.float64)
         start, end = _marginal(self.process, t, c), _marginal(self.process, u, c)
@@ -60,7 +60,7 @@ class MixtureOracle:
         self.means = means.to(torch.float64)
         self.variances = variances.to(torch.float64)
 
-    def __call__(self, u_t: Float[Tensor, "batch J dim"], t: float | Tensor, cond: object = None) -> Prediction:
+    def __call__(self, u_t: Float[Tensor, "batch J dim"], t: Time, cond: object = None) -> Prediction:
         """The posterior mean of the noise, E[eps | u_t], in u_t's dtype."""
         c = u_t[:, 0].to(torch.float64)
         m = _marginal(self.process, t, c)
@@ -69,7 +69,7 @@ class MixtureOracle:
         eps = m.sigma * (responsibility * residual / spread).sum(dim=1)
         return Prediction("eps", eps.to(u_t.dtype), u_t[:, 0], m)
 
-    def log_prob(self, c_t: Float[Tensor, "batch dim"], t: float | Tensor) -> Float[Tensor, "batch"]:
+    def log_prob(self, c_t: Float[Tensor, "batch dim"], t: Time) -> Float[Tensor, "batch"]:
         """log p_t(c_t) in nats, float64."""
         c = c_t.to(torch.float64)
         return torch.logsumexp(self._parts(c, _marginal(self.process, t, c))[2], dim=1)
@@ -93,7 +93,7 @@ def mixture(process: Process, weights: Tensor, means: Tensor, variances: Tensor)
     return MixtureOracle(process, weights, means, variances)
 
 
-def _marginal(process: Process, t: float | Tensor, c: Tensor) -> Marginal:
+def _marginal(process: Process, t: Time, c: Tensor) -> Marginal:
     return process.marginal(as_times(t).to(c.device))
 
 

@@ -28,8 +28,6 @@ class NoiseStream:
         self._keys: dict[str, NDArray[np.uint64]] = {}
         self._bits = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._bits)
-        self._counter = np.zeros(4, dtype=np.uint64)
-        self._buffer = np.zeros(4, dtype=np.uint64)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (NoiseStream, (self.seed,))
@@ -60,12 +58,12 @@ class NoiseStream:
 
     def permutation(self, n: int, epoch: int, name: str) -> Int64[Tensor, "n"]:
         """A random order of 0 ... n-1."""
-        self._seek(self._key(f"permutation/{name}"), epoch, 0)
+        self._bits.state = _start(self._key(f"permutation/{name}"), epoch, 0)
         return torch.from_numpy(self._generator.permutation(n).astype(np.int64, copy=False))
 
     def scalar_uniform(self, step: int, name: str) -> float:
         """One number in [0, 1) for a whole step."""
-        self._seek(self._key(f"scalar/{name}"), step, 0)
+        self._bits.state = _start(self._key(f"scalar/{name}"), step, 0)
         return float(self._generator.random())
 
     def _filled(
@@ -80,9 +78,11 @@ class NoiseStream:
         indices = rows.tolist() if isinstance(rows, Tensor) else list(rows)
         drawn = np.float64 if dtype == torch.float64 else np.float32
         out = np.empty((len(indices), int(np.prod(tuple(shape), dtype=np.int64))), dtype=drawn)
-        key = self._key(stream)
+        state = _start(self._key(stream), step, 0)
+        counter = state["state"]["counter"]
         for position, row in enumerate(indices):
-            self._seek(key, step, row)
+            counter[3] = int(row) & _WORD
+            self._bits.state = state  # copied by the setter
             fill(dtype=drawn, out=out[position])
         return torch.from_numpy(out).reshape(len(indices), *shape).to(dtype)
 
@@ -92,15 +92,14 @@ class NoiseStream:
             self._keys[stream] = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
         return self._keys[stream]
 
-    def _seek(self, key: NDArray[np.uint64], step: int, row: int) -> None:
-        """Puts the generator at the start of one row's stream, with empty buffers."""
-        self._counter[2] = int(step) & _WORD
-        self._counter[3] = int(row) & _WORD
-        self._bits.state = {
-            "bit_generator": "Philox",
-            "state": {"counter": self._counter, "key": key},
-            "buffer": self._buffer,
-            "buffer_pos": 4,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
+
+def _start(key: NDArray[np.uint64], step: int, row: int) -> dict[str, Any]:
+    """Philox at the start of one row's stream, with empty buffers."""
+    return {
+        "bit_generator": "Philox",
+        "state": {"counter": np.array([0, 0, int(step) & _WORD, int(row) & _WORD], dtype=np.uint64), "key": key},
+        "buffer": np.zeros(4, dtype=np.uint64),
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }

@@ -97,7 +97,9 @@ def test_fourier_coefficients_match_the_complex_transform() -> None:
 def test_fourier_whitening_matches() -> None:
     shape = tuple(int(size) for size in ARRAYS["fft_shape"])
     basis = build_basis("fourier", (1, *shape))
-    white = basis.to_components(channels_first("fft_data").reshape(-1, 1, *shape)) / torch.from_numpy(ARRAYS["fft_scale"])
+    white = basis.to_components(channels_first("fft_data").reshape(-1, 1, *shape)) / torch.from_numpy(
+        ARRAYS["fft_scale"]
+    )
     spectrum = complex_spectrum(white, shape)
     assert_close(spectrum.real.numpy(), channels_first("fft_comp_white_re").numpy())
     assert_close(spectrum.imag.numpy(), channels_first("fft_comp_white_im").numpy())

@@ -1,7 +1,5 @@
 """Orthonormal Haar wavelets of each channel, packed like `pywt.coeffs_to_array`."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -53,13 +51,13 @@ class HaarBasis(Basis):
         for axis in self.axes:
             even, odd = block.unflatten(axis, (-1, 2)).unbind(axis)
             block = torch.cat([even + odd, even - odd], dim=axis)
-        return block * math.sqrt(0.5) ** len(self.axes)
+        return block * 0.5 ** (len(self.axes) / 2)
 
     def _join(self, block: Tensor) -> Tensor:
         for axis in self.axes:
             average, difference = block.chunk(2, dim=axis)
             block = torch.stack([average + difference, average - difference], dim=axis).flatten(axis - 1, axis)
-        return block * math.sqrt(0.5) ** len(self.axes)
+        return block * 0.5 ** (len(self.axes) / 2)
 
     @property
     def level(self) -> Tensor:

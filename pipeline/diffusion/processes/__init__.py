@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pipeline.config import Spec, parse, union
 from pipeline.diffusion.processes.marginal import Marginal
-from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, as_times
+from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, Time, as_times
 from pipeline.diffusion.processes.terminal import TERMINALS, GaussianTerminal, Terminal
 from pipeline.diffusion.statistics import Statistics
 
@@ -18,6 +18,7 @@ __all__ = [
     "Process",
     "ProcessSpec",
     "Terminal",
+    "Time",
     "as_times",
     "build_process",
 ]

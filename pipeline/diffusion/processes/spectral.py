@@ -16,7 +16,7 @@ from pipeline.diffusion.processes.terminal import GaussianTerminal, Terminal
 from pipeline.diffusion.schedules import Schedule, ScheduleContext, ScheduleUnion
 from pipeline.diffusion.statistics import Statistics
 
-Time = float | Tensor
+Time = float | int | Tensor
 
 
 class SpectralSpec(Spec):
@@ -137,7 +137,7 @@ class SpectralProcess:
 
     def posterior(
         self, u_t: Float[Tensor, "batch J dim"], x_0: Float[Tensor, "batch dim"], s: Time, t: Time
-    ) -> tuple[Float[Tensor, "batch J dim"], Float[Tensor, "n J J dim"]]:
+    ) -> tuple[Float[Tensor, "batch J dim"], Float[Tensor, "n J J _"]]:
         """Mean and covariance of u_s given u_t and x_0 (components), for s <= t.
 
         Kalman form with gain K = Sigma_s F / Sigma_t and 1 - K F = Q / Sigma_t, so nothing cancels: a component whose
@@ -150,6 +150,8 @@ class SpectralProcess:
         log_ratio = torch.where(is_still, 0.0, earlier.log_sigma2 - later.log_sigma2)
         gain = F[:, 0, 0] * torch.exp(log_ratio)
         forgotten = torch.where(is_still, 0.0, Q[:, 0, 0] / later.Sigma[:, 0, 0])
+        # u_s is x_0 itself where s is clean.
+        forgotten = torch.where(earlier.gamma.isneginf() & ~is_still, 1.0, forgotten)
         mean = earlier.alpha * forgotten * x_0 + gain * u_t[:, 0]
         covariance = forgotten * earlier.Sigma[:, 0, 0]
         return mean[:, None, :], covariance[:, None, None, :]
@@ -167,7 +169,7 @@ class SpectralProcess:
         terminal = self.terminal or GaussianTerminal(torch.zeros_like(self.scale), self.scale.square())
         return terminal.log_prob(u_T[:, 0])
 
-    def with_parameters(self, **parameters: float | Tensor) -> "SpectralProcess":
+    def with_parameters(self, **parameters: float | int | Tensor) -> "SpectralProcess":
         """The same process with other schedule parameters: scalars, or `(batch, 1)` tensors answered row by row."""
         return replace(self, schedule=self.schedule.with_parameters(**parameters))
 

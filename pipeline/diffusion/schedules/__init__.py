@@ -1,6 +1,6 @@
 """Noise schedules gamma(t) and their table."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import union
 from pipeline.diffusion.schedules.base import NoiseLevel, Schedule, ScheduleContext, ScheduleSpec
@@ -26,4 +26,7 @@ SCHEDULES: dict[str, type[ScheduleSpec]] = {
     "haar_columns": HaarColumnsSpec,
 }
 
-ScheduleUnion: Any = union(SCHEDULES)
+if TYPE_CHECKING:
+    ScheduleUnion = ScheduleSpec
+else:
+    ScheduleUnion = union(SCHEDULES)

@@ -71,7 +71,7 @@ class Schedule(ABC):
     def level(self, t: Float[Tensor, "n 1"]) -> NoiseLevel:
         """The noise level at valid float64 times."""
 
-    def with_parameters(self, **parameters: float | Tensor) -> "Schedule":
+    def with_parameters(self, **parameters: float | int | Tensor) -> "Schedule":
         """This schedule with other parameters: scalars, or `(n, 1)` tensors answered row by row."""
         raise ConfigError(f"schedule has no free parameters, found {', '.join(sorted(parameters))}")
 

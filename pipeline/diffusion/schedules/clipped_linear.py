@@ -29,11 +29,11 @@ class ClippedLinear(Schedule):
         d_gamma = slope.expand_as(gamma)
         if self._low is not None and self._high is not None:
             low, high = self._low.on(t.device), self._high.on(t.device)
-            # A time on a kink belongs to the moving side, also when rounding puts it a little beyond.
+            # A time on a kink belongs to the moving side and has exactly the level it ends at, whatever the rounding.
             slack = 1e-13 * (high - low)
             is_moving = (gamma >= low - slack) & (gamma <= high + slack)
             d_gamma = torch.where(is_moving, d_gamma, 0.0)
-            gamma = torch.minimum(torch.maximum(gamma, low), high)
+            gamma = torch.where(gamma <= low + slack, low, torch.where(gamma >= high - slack, high, gamma))
         return level_from(gamma, d_gamma)
 
     @property

@@ -74,8 +74,8 @@ class GudSchedule(Schedule):
         *,
         log_variances_white: Tensor,
         spectral: Tensor | None,
-        softness_a: float | Tensor | None = None,
-        ordering_r: float | Tensor | None = None,
+        softness_a: float | int | Tensor | None = None,
+        ordering_r: float | int | Tensor | None = None,
     ) -> None:
         self.spec = spec
         self.label = label.to(torch.float64)
@@ -86,7 +86,7 @@ class GudSchedule(Schedule):
         if spectral is None and bool((self.ordering_r != 0).any()):
             raise ConfigError("ordering_r needs ordering: variance and a basis whose components have a frequency")
 
-    def with_parameters(self, **parameters: float | Tensor) -> "GudSchedule":
+    def with_parameters(self, **parameters: float | int | Tensor) -> "GudSchedule":
         unknown = set(parameters) - {"softness_a", "ordering_r"}
         if unknown:
             raise ConfigError(f"schedule gud: free parameters are softness_a and ordering_r, found {sorted(unknown)}")
@@ -123,7 +123,7 @@ class GudSchedule(Schedule):
         return ClippedLinear(start, slope, low=low, high=high)
 
 
-def _rows(value: float | Tensor, name: str) -> Tensor:
+def _rows(value: float | int | Tensor, name: str) -> Tensor:
     """A parameter as `(n, 1)` float64."""
     rows = torch.as_tensor(value, dtype=torch.float64).detach()
     rows = rows.reshape(1, 1) if rows.ndim == 0 else rows
