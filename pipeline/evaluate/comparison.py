@@ -59,9 +59,9 @@ def paired_difference(a: Result, b: Result, metric: str = "fd", *, confidence: f
     p, q = a.row["protocol"], b.row["protocol"]
     if any(p[key] != q[key] for key in ("net", "net_sha256", "reference")):
         raise DataError("distances of different feature nets or references cannot be compared")
-    is_paired = all(p[key] == q[key] for key in ("seed", "num_images", "jackknife_blocks")) and not any(
-        (side["method"] or {}).get("kind") == "test_split" for side in (p, q)
-    )
+    is_paired = all(
+        p[key] == q[key] for key in ("seed", "num_images", "jackknife_blocks", "jackknife_group")
+    ) and not any((side["method"] or {}).get("kind") == "test_split" for side in (p, q))
     return mean_difference(a.fd_pseudo_values, b.fd_pseudo_values, is_paired=is_paired, confidence=confidence)
 
 

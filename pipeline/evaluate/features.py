@@ -3,13 +3,13 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor
 
 from pipeline.baselines.system import SystemSpec, load_classifier
 from pipeline.baselines.threads import single_thread
@@ -30,6 +30,14 @@ LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 Extractor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Float images (n, *shape) in [-1, 1] to features (n, dim)."""
+
+
+class FeatureNet(Protocol):
+    """What a net must offer: logits (n, classes) when called, and features (n, dim)."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def features(self, x: Tensor) -> Tensor: ...
 
 
 class FeatureSpec(Spec):
@@ -94,6 +102,7 @@ def run(
     rows = np.arange(min(spec.num_rows, len(features)))
     np.savez(
         attempt.path("features.npz"),
+        allow_pickle=False,
         **(packed(groups) if groups else {}),
         first=np.array([first + i for i in starts], np.int64),
         rows=features[rows],
@@ -102,11 +111,13 @@ def run(
     return meta
 
 
-def feature_net(spec: FeatureSpec, inputs: dict[str, Artifact]) -> nn.Module | None:
+def feature_net(spec: FeatureSpec, inputs: dict[str, Artifact]) -> FeatureNet | None:
     """The classifier with its trained weights; None where the data themselves are the features."""
     if spec.classifier is None:
         return None
-    return load_classifier(spec.classifier, model=inputs["classifier"], dataset=inputs["dataset"], device=spec.device)
+    model = inputs["classifier"]
+    net = load_classifier(spec.classifier, model=model, dataset=inputs["dataset"], device=spec.device)
+    return cast(FeatureNet, net)
 
 
 def net_sha256(classifier: Artifact | None) -> str:
@@ -128,14 +139,14 @@ def in_batches(x: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]]
     return np.concatenate(outputs)
 
 
-def _extractor(net: nn.Module | None, device: str) -> Extractor:
+def _extractor(net: FeatureNet | None, device: str) -> Extractor:
     if net is None:
         return lambda x: x.reshape(len(x), -1)
     return lambda x: _call(net.features, x, device)
 
 
 @torch.no_grad()
-def _call(function: Callable[[torch.Tensor], torch.Tensor], x: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+def _call(function: Callable[[Tensor], Tensor], x: NDArray[np.float32], device: str) -> NDArray[np.float32]:
     return function(torch.from_numpy(np.ascontiguousarray(x)).to(device)).float().cpu().numpy()
 
 
@@ -177,7 +188,7 @@ def _features(
 def _known_answers(
     spec: FeatureSpec,
     dataset: Artifact,
-    net: nn.Module | None,
+    net: FeatureNet | None,
     *,
     train: LabelledImages,
     reference: FeatureStatistics,

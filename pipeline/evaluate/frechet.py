@@ -33,7 +33,7 @@ def _fast_trace_root(s_a: Array, s_b: Array) -> float | None:
         return None
     if eigenvalues[0] <= eigenvalues[-1] * FAST_PATH_RATIO:
         return None
-    return float(np.sqrt(eigenvalues).sum())
+    return float(np.sum(np.sqrt(eigenvalues)))
 
 
 def rank_cut_trace_root(s_a: Array, s_b: Array) -> float:
@@ -41,7 +41,7 @@ def rank_cut_trace_root(s_a: Array, s_b: Array) -> float:
     product = _square_root(s_a).T @ _square_root(s_b)
     if product.size == 0:
         return 0.0
-    return float(linalg.svdvals(product, check_finite=False).sum())
+    return float(np.sum(linalg.svdvals(product, check_finite=False)))
 
 
 def _square_root(covariance: Array) -> Array:

@@ -29,7 +29,7 @@ class Jackknife:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a - b of two results with its standard error and interval; paired by blocks or images where it can be."""
+    """Difference a - b of two results with its standard error and interval; paired by block or by image."""
 
     difference: float
     se: float

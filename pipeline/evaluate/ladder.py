@@ -51,7 +51,7 @@ def known_answers(
     ladder = {"test": distance(test), "train": clean}
     families = [_noisy(x, seed)]
     if x.ndim == 4:
-        families.append({f"blur_{s}": gaussian_filter(x, (0, 0, s, s), mode="nearest") for s in BLUR_SIGMAS})
+        families.append({f"blur_{s}": _blurred(x, s) for s in BLUR_SIGMAS})
     if labels is not None:
         families.append(_without_classes(x, labels[:MAX_IMAGES]))
     is_increasing = True
@@ -65,6 +65,10 @@ def known_answers(
 def held_out_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Share of test images whose largest logit is their class."""
     return float((logits.argmax(axis=1) == labels).mean())
+
+
+def _blurred(x: Float32, sigma: float) -> Float32:
+    return np.asarray(gaussian_filter(x, (0, 0, sigma, sigma), mode="nearest"), np.float32)
 
 
 def _noisy(x: Float32, seed: int) -> dict[str, Float32]:

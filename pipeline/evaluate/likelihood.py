@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from pipeline.store import Artifact, Attempt
 STAGE = "likelihood"
 STAGE_VERSION = 1
 
+if TYPE_CHECKING:
+    LikelihoodUnion = Any
+else:
+    LikelihoodUnion = union(LIKELIHOODS)
+
 Progress = Callable[[int, int], None]
 
 
@@ -28,7 +33,7 @@ class LikelihoodBlock(Spec):
     """Held-out images [block * block_size, (block + 1) * block_size) of a split, as far as it reaches."""
 
     system: SystemSpec | Literal["gaussian", "test_split"]
-    likelihood: union(LIKELIHOODS) | None = None  # None for the control rows
+    likelihood: LikelihoodUnion | None = None  # None for the control rows
     split: Literal["train", "test"] = "test"
     block: NonNegativeInt = 0
     block_size: PositiveInt = 1000

@@ -30,7 +30,7 @@ class ResultSpec(Spec):
     metrics: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "nll")
     num_images: PositiveInt  # asked for; the row says how many there were
     num_rows: PositiveInt = 5000  # feature rows per side for kernel and neighbour metrics
-    absent: dict[str, str] = Field(default={})  # name of a metric -> reason, known before anything ran
+    absent: dict[Metric, str] = Field(default={})  # reasons known before anything ran
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
     """
     del progress
     metrics: dict[str, float] = {}
-    reasons = dict(spec.absent)
+    reasons = {"nll_bpd" if metric == "nll" else metric: reason for metric, reason in spec.absent.items()}
     protocol: dict[str, Any] = {"num_images_asked": spec.num_images}
     arrays: dict[str, NDArray[Any]] = {}
     with single_thread():
@@ -76,12 +76,12 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
             if fake.n < spec.num_images:
                 reasons["num_images"] = f"{spec.num_images} images were asked for, the source has {fake.n}"
             _measure_features(spec, fake, reference, metrics=metrics, reasons=reasons, arrays=arrays)
-        if "nll" in spec.metrics and "nll_bpd" not in reasons:
+        if "nll" in spec.metrics and "nll" not in spec.absent:
             _measure_likelihood(_named(inputs, "likelihood"), protocol, metrics=metrics, reasons=reasons, arrays=arrays)
     assert all(np.isfinite(value) for value in metrics.values())
     row = {"metrics": metrics, "reasons": reasons, "protocol": protocol}
     attempt.path("result.json").write_text(json.dumps(row, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    np.savez(attempt.path("result.npz"), **arrays)
+    np.savez(attempt.path("result.npz"), allow_pickle=False, **arrays)
     return row
 
 
@@ -143,6 +143,7 @@ def _protocol(fake: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
         "method": fake.source.get("method"),
         "reference": {**reference.source, "num_images": reference.n},
         "jackknife_blocks": NUM_BLOCKS,
+        "jackknife_group": max(group.n for group in fake.groups),
         "metric_version": STAGE_VERSION,
     }
 

@@ -1,12 +1,17 @@
 """What decides a block of images (`SampleBlock`), and how a set of images is cut into blocks."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, runtime, union
 from pipeline.diffusion.kernels import KERNELS
+
+if TYPE_CHECKING:
+    KernelUnion = Any
+else:
+    KernelUnion = union(KERNELS)
 
 Control = Literal["gaussian", "test_split"]
 Labels = Literal["none", "balanced"]
@@ -15,7 +20,7 @@ Labels = Literal["none", "balanced"]
 class SamplerSpec(Spec):
     """A reverse kernel and the grid of times that it walks; written flat: `{kind: ddim, eta: 0, steps: 50}`."""
 
-    kernel: union(KERNELS)
+    kernel: KernelUnion
     steps: PositiveInt
     spacing: Literal["uniform", "quadratic"] = "uniform"
     final: Literal["state", "denoise"] = "denoise"

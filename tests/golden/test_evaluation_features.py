@@ -27,12 +27,12 @@ def test_frechet_distance_equals_the_nuclear_norm_reference(golden: dict[str, np
     assert frechet(golden, case) == pytest.approx(float(golden[f"{case}__fd_svd"]), rel=1e-10)
 
 
-@pytest.mark.parametrize("case", ("a", "uneq"))
+@pytest.mark.parametrize("case", ["a", "uneq"])
 def test_frechet_distance_equals_forty_digit_arithmetic(golden: dict[str, np.ndarray], case: str) -> None:
     assert frechet(golden, case) == pytest.approx(float(golden[f"{case}__fd_mpmath"]), rel=1e-11)
 
 
-@pytest.mark.parametrize("case", ("a", "b", "uneq"))
+@pytest.mark.parametrize("case", ["a", "b", "uneq"])
 def test_frechet_distance_equals_the_peers_where_covariances_are_regular(
     golden: dict[str, np.ndarray], case: str
 ) -> None:
@@ -74,9 +74,7 @@ def test_kernel_distance_of_subsets_equals_torch_fidelity(golden: dict[str, np.n
     assert std == pytest.approx(float(golden[f"{case}__kid_std"]), rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("case", "k"), [*((case, k) for case in CASES for k in (3, 5)), ("ties", 1), ("ties", 3)]
-)
+@pytest.mark.parametrize(("case", "k"), [*((case, k) for case in CASES for k in (3, 5)), ("ties", 1), ("ties", 3)])
 def test_neighbour_metrics_equal_torch_fidelity_and_prdc(golden: dict[str, np.ndarray], case: str, k: int) -> None:
     real, fake = golden[f"{case}__real"], golden[f"{case}__fake"]
     closed, strict = precision_recall(real, fake, k=k), precision_recall(real, fake, k=k, is_strict=True)
