@@ -40,7 +40,7 @@ class MlflowServer:
 
     def stop(self) -> None:
         if self.child is not None:
-            self.child.stop()
+            self.child.stop(grace_s=2.0)
             self.child = None
 
 

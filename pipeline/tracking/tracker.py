@@ -112,9 +112,12 @@ class Tracker:
     def _warning(self, uploader: Uploader, pending: int) -> str | None:
         if uploader.error is not None or pending:
             reason = uploader.error or "no answer in time"
+            unsaved = uploader.num_unsaved
+            kept = f"{pending - unsaved} records are kept in the outbox of grid {self.grid_name}"
+            lost = f", {unsaved} could not be written there" if unsaved else ""
             return (
-                f"tracking at {uploader.target.uri} does not work ({reason}); {pending} records are kept in the "
-                f"outbox of grid {self.grid_name}: the results are safe, repeat the command or `sync` sends them"
+                f"tracking at {uploader.target.uri} does not work ({reason}); {kept}{lost}; "
+                "the results are safe in the store, repeat the command or `sync` sends them"
             )
         if uploader.refused:
             key, reason = next(iter(uploader.refused.items()))

@@ -96,6 +96,8 @@ class Uploader(threading.Thread):
         if self._writing.acquire(timeout=1.0):
             try:
                 self._save_fresh()
+            except Exception as error:  # an outbox that cannot be written must not end the work; `num_unsaved` tells
+                self.error = sentence(error)
             finally:
                 self._writing.release()
 
@@ -103,6 +105,12 @@ class Uploader(threading.Thread):
     def pending(self) -> list[Key]:
         with self._condition:
             return [key for key, wanted in self._wanted.items() if not self._is_done(key, wanted.digest)]
+
+    @property
+    def num_unsaved(self) -> int:
+        """Records that are neither shown nor in the outbox."""
+        with self._condition:
+            return sum(not self._is_done(key, wanted.digest) for key, wanted in self._fresh.items())
 
     # --- the thread
 
