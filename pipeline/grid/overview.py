@@ -73,7 +73,8 @@ def _by_stage(counts: Counter[str]) -> str:
 def report_lines(plan: Plan, store: Store, report: RunReport, tracking: TrackingReport) -> Iterator[str]:
     """The table, what ran, what failed, and where to look."""
     yield terminal_text(grid_table(plan, store), width=terminal_width()).rstrip()
-    executed = _by_stage(Counter(report.executed)) or "nothing: every result was in the store"
+    nothing = "none" if report.failures or report.interrupted else "none: every result was in the store"
+    executed = _by_stage(Counter(report.executed)) or nothing
     yield f"stages executed: {executed}"
     yield from (f"failed: {label}: {reason}" for label, reason in report.failures)
     if report.stopped:

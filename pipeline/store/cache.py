@@ -33,11 +33,11 @@ class Cache:
         self._root: Path | None = None
         self._seen: set[str] = set()
 
-    def __getstate__(self) -> Path | None:
-        return self._given
+    def __getstate__(self) -> tuple[Path | None]:
+        return (self._given,)  # never None: pickle would not call __setstate__
 
-    def __setstate__(self, state: Path | None) -> None:
-        self.__init__(state)
+    def __setstate__(self, state: tuple[Path | None]) -> None:
+        self.__init__(*state)
 
     @property
     def root(self) -> Path:
