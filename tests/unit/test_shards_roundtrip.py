@@ -18,7 +18,9 @@ LABELS = np.arange(75) % 10
 def changed(artifact: FolderArtifact, **fields: Any) -> FolderArtifact:
     """The artifact with fields of its first shard's index line replaced."""
     shards = artifact.meta["splits"]["train"]["shards"]
-    count = artifact.meta["splits"]["train"]["count"] + fields.get("samples", shards[0]["samples"]) - shards[0]["samples"]
+    count = (
+        artifact.meta["splits"]["train"]["count"] + fields.get("samples", shards[0]["samples"]) - shards[0]["samples"]
+    )
     train = {"count": count, "shards": [shards[0] | fields, *shards[1:]]}
     return replace(artifact, meta=dict(artifact.meta) | {"splits": {"train": train}})
 
