@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,43 @@ def page_picture(url: str, target: Path, *, wait_ms: int = 15_000, width: int = 
     action = [f"--screenshot={target}"]
     _run(url, target.parent, wait_ms=wait_ms, width=width, height=height, action=action)
     return target
+
+
+class _Grid(HTMLParser):
+    """Text of every grid cell by row number and column; pinned and scrolling columns share the row number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, dict[str, str]] = {}
+        self._row: int | None = None
+        self._column: str | None = None
+        self._depth = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("role") == "row":
+            index = given.get("row-index") or ""
+            self._row = int(index) if index.isdigit() else None
+        if tag == "div" and self._column is not None:
+            self._depth += 1
+        elif given.get("role") == "gridcell" and self._row is not None:
+            self._column, self._depth = given.get("col-id"), 0
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div" and self._column is not None:
+            if self._depth == 0:
+                self._column = None
+            else:
+                self._depth -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._row is not None and self._column is not None:
+            cells = self.rows.setdefault(self._row, {})
+            cells[self._column] = cells.get(self._column, "") + data.strip()
+
+
+def table_rows(dom: str) -> list[dict[str, str]]:
+    """Rows of the runs table from top to bottom, as column -> text."""
+    grid = _Grid()
+    grid.feed(dom)
+    return [grid.rows[index] for index in sorted(grid.rows)]

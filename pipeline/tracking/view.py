@@ -17,7 +17,13 @@ EXPERIMENT_KIND = "custom_model_development"
 MAX_NOTE_ROWS = 20
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"  # the page's own columns
 WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80}  # pixels
-WIDTH = 92
+NARROWEST, WIDEST = 80, 130
+
+
+def width(column: str) -> int:
+    """Pixels that show the column's name, within limits; with the page's defaults only five columns fit."""
+    name = column.partition(".")[2]
+    return min(max(NARROWEST, 7 * len(name) + 16), WIDEST)
 
 
 def column_id(column: str, metrics: Collection[str]) -> str:
@@ -42,7 +48,7 @@ def view_state(columns: Sequence[str], *, metrics: Collection[str], primary: str
             "modelVersionFilter": "All Runs",
             "selectedColumns": selected,
             "columnOrder": [RUN_NAME, CREATED, *selected, DURATION],
-            "columnWidths": {**WIDTHS, **dict.fromkeys(selected, WIDTH)},
+            "columnWidths": {**WIDTHS, **{column: width(column) for column in selected}},
             "runsExpanded": {},
             "runsPinned": [],
             "runsHidden": [],
