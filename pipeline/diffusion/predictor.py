@@ -11,7 +11,7 @@ from pipeline.diffusion.predictions import Prediction, Target
 from pipeline.diffusion.processes import Marginal, Process
 
 MAX_ABS_GAMMA = 40.0
-"""Noise levels shown to a network are cut here; e^-40 is no noise (or no signal) in any dtype, and -inf stays finite."""
+"""Noise levels shown to a network are cut here: e^-40 is no noise (or no signal) in any dtype, and -inf gets finite."""
 
 
 @dataclass(frozen=True)

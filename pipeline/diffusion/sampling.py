@@ -1,6 +1,7 @@
 """The reverse path: a kernel walked over a time grid."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,10 +16,8 @@ from pipeline.diffusion.processes import Process
 NoiseSource = Callable[[int, str, tuple[int, ...]], Tensor]
 """`(step, name, shape) -> tensor`: unit normal noise in data space, the same for the same arguments."""
 
-Spacing = Literal["uniform", "quadratic"]
 
-
-def time_grid(num_steps: int, spacing: Spacing = "uniform", t_min: float = 0.0) -> Float[Tensor, " grid"]:
+def time_grid(num_steps: int, spacing: str = "uniform", t_min: float = 0.0) -> Float[Tensor, " grid"]:
     """Falling times from 1 to `t_min`, `(num_steps + 1,)`, float64.
 
     Args:
@@ -83,7 +82,7 @@ def sample(
     u = process.to_components(x_T)[:, None]
     carry = kernel.init(process, u, grid)
     path = [u[:, 0]]
-    for step, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for step, (t, s) in enumerate(pairwise(grid)):
         draws: dict[str, Tensor] = {}
         for name in kernel.draws:
             assert noise is not None

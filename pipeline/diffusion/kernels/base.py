@@ -68,9 +68,3 @@ def with_idle_untouched(
 ) -> Float[Tensor, "batch dim"]:
     """`stepped`, except where a component's noise level does not change between t and s: there exactly `c_t`."""
     return torch.where((at_t.gamma == at_s.gamma).to(c_t.device), c_t, stepped)
-
-
-def log_square_levels(marginal: Marginal) -> tuple[Tensor, Tensor]:
-    """log alpha^2 and log sigma^2 in white units (without the scale s), float64."""
-    gamma = marginal.gamma
-    return torch.nn.functional.logsigmoid(-gamma), torch.nn.functional.logsigmoid(gamma)

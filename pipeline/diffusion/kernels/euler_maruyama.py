@@ -48,8 +48,7 @@ class EulerMaruyama(Kernel):
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
         c_t, at_t = u_t[:, 0], process.marginal(t)
         duration = float(t - s)
-        beta = torch.sigmoid(at_t.gamma) * at_t.d_gamma
-        spread = at_t.scale * torch.sqrt(beta * duration)
-        drift = 2 * pf_velocity(predictor(u_t, t, cond), at_t) + like_state(0.5 * beta, c_t) * c_t
+        spread = at_t.scale * torch.sqrt(at_t.beta * duration)
+        drift = 2 * pf_velocity(predictor(u_t, t, cond), at_t) + like_state(0.5 * at_t.beta, c_t) * c_t
         stepped = c_t - duration * drift + like_state(spread, c_t) * noise["eps"][:, 0]
         return with_idle_untouched(stepped, c_t, at_t, process.marginal(s))[:, None], carry

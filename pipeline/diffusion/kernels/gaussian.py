@@ -40,7 +40,8 @@ class Ancestral(Kernel):
     """u_s = E[u_s | u_t, x_0] + noise; every step adds noise, the last one of "large" excepted.
 
     With "small" the variance is the posterior's and vanishes by itself where sigma_s = 0. With "large" it is that of
-    the forward transition (Ho et al. 2020, section 3.2), which does not vanish, so the last step adds none (as in DDPM).
+    the forward transition (Ho et al. 2020, section 3.2), which does not vanish, so that the last step adds none, as in
+    DDPM.
     """
 
     variance: Literal["small", "large"] = "small"
@@ -64,15 +65,24 @@ class Ancestral(Kernel):
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
         c_t = u_t[:, 0]
-        mean, covariance = process.posterior(u_t, predictor(u_t, t, cond).x_0, s, t)
-        if self.variance == "small":
-            variance = covariance[:, 0, 0]
-        elif s > carry:
-            variance = process.transition(s, t)[1][:, 0, 0]
-        else:
-            variance = torch.zeros_like(covariance[:, 0, 0])
-        stepped = like_state(mean[:, 0], c_t) + like_state(variance.sqrt(), c_t) * noise["eps"][:, 0]
+        of_state, of_data, variance = posterior_weights(process, s, t)
+        if self.variance == "large":
+            variance = process.transition(s, t)[1][:, 0, 0] if s > carry else torch.zeros_like(variance)
+        stepped = like_state(of_state, c_t) * c_t + like_state(of_data, c_t) * predictor(u_t, t, cond).x_0
+        stepped = stepped + like_state(variance.sqrt(), c_t) * noise["eps"][:, 0]
         return with_idle_untouched(stepped, c_t, process.marginal(t), process.marginal(s))[:, None], carry
+
+
+def posterior_weights(process: Process, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of c_t and of x_0 in the mean of `process.posterior`, and its variance; `(n, dim)` float64 on t's device.
+
+    The mean is linear in both, so that the weights are its values at unit arguments: the state itself need not be
+    float64, nor live where the times do.
+    """
+    one = torch.ones(1, process.marginal(t).sigma.shape[1], dtype=torch.float64, device=t.device)
+    of_state, covariance = process.posterior(one[:, None], 0 * one, s, t)
+    of_data, _ = process.posterior(0 * one[:, None], one, s, t)
+    return of_state[:, 0], of_data[:, 0], covariance[:, 0, 0]
 
 
 @dataclass(frozen=True)

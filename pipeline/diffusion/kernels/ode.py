@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.config import Spec
-from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, log_square_levels, with_idle_untouched
+from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, with_idle_untouched
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.processes import Marginal, Process
@@ -39,9 +39,8 @@ def pf_velocity(prediction: Prediction, marginal: Marginal) -> Float[Tensor, "ba
     Equal to -beta/2 (c + s^2 score) with beta = sigmoid(gamma) d_gamma, but without the division by sigma that
     loses the score near t = 0. Components that are at rest have velocity 0. Not defined where gamma = -inf.
     """
-    log_alpha2, log_sigma2 = log_square_levels(marginal)
-    alpha_rate = -0.5 * marginal.d_gamma * torch.exp(log_sigma2 + 0.5 * log_alpha2)
-    sigma_rate = 0.5 * marginal.d_gamma * torch.exp(log_alpha2 + 0.5 * log_sigma2) * marginal.scale
+    alpha_rate = -0.5 * marginal.beta * marginal.alpha
+    sigma_rate = 0.5 * marginal.d_gamma * torch.exp(marginal.log_alpha2) * marginal.sigma
     x_0, eps = prediction.x_0, prediction.eps
     return like_state(alpha_rate, x_0) * x_0 + like_state(sigma_rate, eps) * eps
 

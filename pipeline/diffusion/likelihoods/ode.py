@@ -58,7 +58,7 @@ class LogLikelihood:
     prior: Float[Tensor, " batch"]
     divergence: Float[Tensor, " batch"]
     log_scale: Float[Tensor, " batch"]
-    x_T: Tensor
+    x_T: Tensor  # noqa: N815 - the field's name
     bits_per_dim: Float[Tensor, " batch"]
     nfe: int
 
@@ -85,7 +85,7 @@ def ode_log_likelihood(
         cond: condition of every evaluation.
     """
     path = likelihood_path(process, spec.steps)
-    scale = torch.as_tensor(process.scale, dtype=torch.float64, device=x.device)
+    scale = process.scale.to(x.device)
     start = _row_by_row(process.to_components, x.to(torch.float64)) / scale
     if probe is not None:
         probes = probe.to(device=x.device, dtype=torch.float64)
@@ -109,11 +109,13 @@ def ode_log_likelihood(
     for step in path:
         w, increment = solve(derivative, w, step)
         divergence = divergence + increment
-    log_scale = -torch.log(scale).expand(process.dim).sum().expand(len(x))
+    log_scale = -torch.log(scale).sum().expand(len(x))
     components = w * scale
     prior = process.prior_log_prob(components[:, None]) - log_scale
     total = prior + divergence + log_scale
-    bits_per_dim = -total / (process.dim * math.log(2)) + (math.log2(spec.quantisation / 2) if spec.quantisation else 0.0)
+    bits_per_dim = -total / (process.dim * math.log(2)) + (
+        math.log2(spec.quantisation / 2) if spec.quantisation else 0.0
+    )
     return LogLikelihood(
         total=total,
         prior=prior,

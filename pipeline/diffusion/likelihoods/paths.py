@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,9 @@ from pipeline.diffusion.processes import Process
 
 MAX_GAMMA = 20.0
 """The angle is followed up to this noise level: beyond it alpha^2 < 2e-9 and v = (eps - sigma w)/alpha loses digits."""
+
+SPACING_ANGLE = 1e-3
+"""Quadratic spacing is laid out from at least this angle (VP at t = 1e-5), also where the path starts at angle 0."""
 
 MIN_ANGLE = 1e-6
 """Where the path starts without noise the predictor is asked at this angle: v -> 0 there, but is 0/0 from an x_0."""
@@ -45,8 +49,8 @@ class PathStep:
 def likelihood_path(process: Process, num_steps: int) -> list[PathStep]:
     """Steps from t = 0 to the prior.
 
-    A scalar schedule is followed in its angle with quadratic spacing (evaluation notes, section 4.2); a component-wise one
-    has no common angle and is followed in t, uniformly, split at every kink.
+    A scalar schedule is followed in its angle with quadratic spacing; a component-wise one has no common angle and is
+    followed in t, uniformly, split at every kink.
 
     Args:
         process: forward process with J = 1.
@@ -57,9 +61,10 @@ def likelihood_path(process: Process, num_steps: int) -> list[PathStep]:
 
 def _angle_path(process: Process, num_steps: int) -> list[PathStep]:
     ends = process.marginal(torch.tensor([0.0, 1.0], dtype=torch.float64)).gamma[:, 0].clamp(max=MAX_GAMMA)
-    first, last = (math.sqrt(angle) for angle in torch.atan(torch.exp(0.5 * ends)).tolist())
-    roots = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
+    first, last = torch.atan(torch.exp(0.5 * ends)).tolist()
+    roots = torch.linspace(math.sqrt(max(first, SPACING_ANGLE)), math.sqrt(last), num_steps + 1, dtype=torch.float64)
     angles = roots**2
+    angles[0] = first
     middles = 0.5 * (angles[:-1] + angles[1:])
     t = _times_of_angle(process, torch.cat((angles, middles)).clamp(min=MIN_ANGLE))
     if angles[0] > MIN_ANGLE:
@@ -88,14 +93,13 @@ def _times_of_angle(process: Process, angles: Float[Tensor, " nodes"]) -> Float[
 def _time_path(process: Process, num_steps: int) -> list[PathStep]:
     steps: list[PathStep] = []
     borders = [0.0, *_separate(process.schedule.kinks, num_steps), 1.0]
-    for lower, upper in zip(borders[:-1], borders[1:], strict=True):
+    for lower, upper in pairwise(borders):
         count = max(1, round(num_steps * (upper - lower)))
         nodes = torch.linspace(lower, upper, 2 * count + 1, dtype=torch.float64)
         inward = _INWARD * (upper - lower)
         marginal = process.marginal(nodes.clamp(lower + inward, upper - inward))
         # d angle / dt = d_gamma sigma alpha / 2 from tan(angle) = e^(gamma/2)
-        both = torch.nn.functional.logsigmoid(marginal.gamma) + torch.nn.functional.logsigmoid(-marginal.gamma)
-        rates = 0.5 * marginal.d_gamma * torch.exp(0.5 * both)
+        rates = 0.5 * marginal.d_gamma * torch.exp(0.5 * (marginal.log_alpha2 + marginal.log_sigma2))
         stages = [Stage(nodes[k], rates[k : k + 1]) for k in range(2 * count + 1)]
         length = (upper - lower) / count
         steps += [PathStep(length, *stages[2 * k : 2 * k + 3]) for k in range(count)]
