@@ -64,6 +64,11 @@ class FeatureSpec(Spec):
         return self
 
 
+def group_size(num_images: int, *, largest: int = 50) -> int:
+    """Images per group for a set of this size: at most `largest`, and small enough for all jackknife blocks."""
+    return min(largest, max(1, num_images // NUM_BLOCKS))
+
+
 def run(
     spec: FeatureSpec, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def _images(spec: FeatureSpec, inputs: dict[str, Artifact]) -> tuple[LabelledIma
 def _group_size(spec: FeatureSpec, source: dict[str, Any]) -> int:
     """A source with few images gets smaller groups, so that the jackknife still has its blocks."""
     available = source.get("num_available")
-    return spec.group_size if available is None else min(spec.group_size, max(1, available // NUM_BLOCKS))
+    return spec.group_size if available is None else group_size(available, largest=spec.group_size)
 
 
 def _features(

@@ -22,7 +22,7 @@ _LATEX = {
 def terminal_table(table: Table) -> Group:
     """The table with its notes below, for a rich console; best values are bold."""
     drawn = RichTable()
-    for position, name in enumerate(table.columns):
+    for position, name in enumerate(table.headings):
         is_number = any(isinstance(row[position].value, float | int) for row in table.rows)
         drawn.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in table.rows:
@@ -55,7 +55,7 @@ def csv_text(table: Table) -> str:
 
 def markdown_text(table: Table) -> str:
     """A pipe table with the notes below."""
-    lines = ["| " + " | ".join(_escaped(name) for name in table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines = ["| " + " | ".join(_escaped(name) for name in table.headings) + " |", "|" + "---|" * len(table.columns)]
     for row in table.rows:
         texts = (f"**{_escaped(cell.text)}**" if cell.mark == "*" else _escaped(cell.text) for cell in row)
         lines.append("| " + " | ".join(texts) + " |")
@@ -71,7 +71,7 @@ def latex_text(table: Table) -> str:
         for position in range(len(table.columns))
     )
     lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-    lines += [" & ".join(_latex(name) for name in table.columns) + r" \\", r"\midrule"]
+    lines += [" & ".join(_latex(name) for name in table.headings) + r" \\", r"\midrule"]
     for row in table.rows:
         texts = (rf"\textbf{{{_latex(cell.text)}}}" if cell.mark == "*" else _latex(cell.text) for cell in row)
         lines.append(" & ".join(texts) + r" \\")

@@ -39,6 +39,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Columns for people: the feature net, which a note names, is left out of all but the distance itself."""
+        return tuple(_heading(column) for column in self.columns)
+
 
 def result_table(
     rows: Sequence[Row], primary: str, *, skipped: Sequence[tuple[str, str]] = (), columns: Sequence[str] = ()
@@ -56,6 +61,8 @@ def result_table(
     metrics = tuple(columns) or _metrics(ordered, primary)
     counts = {row["protocol"].get("num_images") for row in ordered} - {None}
     shows_counts = len(counts) > 1
+    if shows_counts and not columns and any(f"{primary}_jk" in row["metrics"] for row in ordered):
+        metrics = (primary, f"{primary}_jk", *metrics[1:])
     reasons: dict[str, str] = {}
     body = []
     for row in ordered:
@@ -66,7 +73,9 @@ def result_table(
         body.append(tuple(cells))
     notes = _notes(ordered, metrics, reasons)
     if shows_counts:
-        notes.append("rows differ in their number of images: distances carry a bias that falls as 1/images")
+        notes.append(
+            "rows differ in their number of images: distances have a bias of order 1/images; jk is without most of it"
+        )
     notes += [f"skipped: {label}: {reason}" for label, reason in skipped]
     names = (*axes, *metrics, *(("images",) if shows_counts else ()))
     return Table(names, tuple(body), tuple(notes))
@@ -106,7 +115,7 @@ def _metric_cell(row: Row, metric: str, reasons: dict[str, str]) -> Cell:
         if reason is not None:
             reasons.setdefault(reason, metric)
         return Cell(reason=reason)
-    se = row["metrics"].get("nll_se" if metric == "nll_bpd" else f"{metric}_se")
+    se = row["metrics"].get("nll_se" if metric == "nll_bpd" else f"{metric.removesuffix('_jk')}_se")
     compared = row.get("comparison", {}).get(metric)
     mark = ""
     if compared is not None:
@@ -118,9 +127,20 @@ def _notes(rows: Sequence[Row], metrics: Sequence[str], reasons: Mapping[str, st
     notes = []
     if any(metric in row.get("comparison", {}) for row in rows for metric in metrics):
         notes.append(f"{BEST} best model; {TIED} cannot be told from it (95% interval of the difference, paired)")
+    shortened = [_heading(metric) for metric in metrics if _heading(metric) != metric]
+    nets = dict.fromkeys(net for row in rows if (net := row["protocol"].get("net")) is not None)
+    if shortened:
+        notes.append(f"{', '.join(shortened)}: features of {' and '.join(nets)}")
     notes += [f"no {metric}: {reason}" for reason, metric in reasons.items()]
     notes += dict.fromkeys(row["reasons"]["num_images"] for row in rows if "num_images" in row["reasons"])
     return notes
+
+
+def _heading(column: str) -> str:
+    family, _, rest = column.partition("_clf_")
+    if family == "fd":
+        return "jk" if rest.endswith("_jk") else column
+    return family
 
 
 def _plain(value: Any) -> str:

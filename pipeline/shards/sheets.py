@@ -8,12 +8,13 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-GAP = 1
+GAP = 2
+BORDER = 64  # grey between the tiles, so that black and white images both have an edge
 MIN_TILE = 48
 
 
 def contact_sheet(images: Pixels, *, num_columns: int = 10) -> Pixels:
-    """Images (n, C, H, W) uint8, C in {1, 3}, in reading order on a black canvas (height, width, C).
+    """Images (n, C, H, W) uint8, C in {1, 3}, in reading order on a grey canvas (height, width, C).
 
     Small images are enlarged by whole factors without interpolation, to at least `MIN_TILE` pixels a side.
     """
@@ -24,7 +25,7 @@ def contact_sheet(images: Pixels, *, num_columns: int = 10) -> Pixels:
     num_columns = min(num_columns, len(tiles))
     num_rows = -(-len(tiles) // num_columns)
     height, width, channels = tiles.shape[1:]
-    canvas = np.zeros((num_rows * (height + GAP) + GAP, num_columns * (width + GAP) + GAP, channels), np.uint8)
+    canvas = np.full((num_rows * (height + GAP) + GAP, num_columns * (width + GAP) + GAP, channels), BORDER, np.uint8)
     for i, tile in enumerate(tiles):
         top, left = GAP + i // num_columns * (height + GAP), GAP + i % num_columns * (width + GAP)
         canvas[top : top + height, left : left + width] = tile

@@ -92,6 +92,11 @@ def test_a_small_source_gets_smaller_groups_so_that_the_jackknife_has_its_blocks
     assert found.n == 90
 
 
+@pytest.mark.parametrize(("num_images", "size"), [(50_000, 50), (1000, 50), (360, 18), (40, 2), (5, 1)])
+def test_groups_leave_every_jackknife_block_its_own(num_images: int, size: int) -> None:
+    assert features.group_size(num_images) == size
+
+
 @pytest.mark.parametrize(
     "changes", [{"net": "fid"}, {"classifier": None}, {"net": "fd_data"}, {"with_ladder": True}], ids=str
 )

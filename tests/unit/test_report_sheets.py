@@ -29,8 +29,9 @@ def test_images_are_laid_out_in_reading_order() -> None:
     levels = np.zeros((12, 1, 8, 8), np.uint8)
     levels[11] = 255
     picture = opened(cell_sheet(levels, 256))
-    assert picture[GAP + 49 : GAP + 97, GAP + 49 : GAP + 97].min() == 255
-    assert (picture > 0).sum() == 48 * 48
+    start = GAP + 48 + GAP
+    assert picture[start : start + 48, start : start + 48].min() == 255
+    assert (picture == 255).sum() == 48 * 48
 
 
 def test_equal_pixels_give_equal_bytes() -> None:
@@ -45,8 +46,9 @@ def test_colour_images_keep_their_channels() -> None:
 
 def test_cells_stand_below_each_other() -> None:
     picture = opened(comparison_sheet([DIGITS[:10], DIGITS[10:13]], 17))
-    assert picture.shape == (2 * 49 + GAP, 10 * 49 + GAP)
-    assert picture[GAP + 49 :, GAP + 3 * 49 :].max() == 0
+    assert picture.shape == (2 * (48 + GAP) + GAP, 10 * (48 + GAP) + GAP)
+    missing = GAP + 3 * (48 + GAP)
+    assert picture[GAP + 48 + GAP : -GAP, missing : missing + 48].max() == 0
 
 
 def test_points_are_drawn_with_y_upwards() -> None:

@@ -73,6 +73,17 @@ def test_different_numbers_of_images_are_shown_with_a_warning() -> None:
     table = result_table([row("a", 1.0), row("test_split", 0.5, n=360)], FD)
     assert [cell.value for cell in column(table, "images")] == [360, 2000]
     assert any("bias" in note for note in table.notes)
+    assert [cell.text for cell in column(table, f"{FD}_jk")] == ["0.400 ± 0.034", "0.900 ± 0.034"]
+
+
+def test_headings_leave_out_the_net_that_a_note_names() -> None:
+    entry = row("a", 1.0)
+    entry["metrics"]["kid_clf_digits"] = 0.5
+    entry["protocol"]["net"] = FD
+    table = result_table([entry], FD)
+    assert table.columns == ("baseline", FD, "kid_clf_digits", "nfe")
+    assert table.headings == ("baseline", FD, "kid", "nfe")
+    assert f"kid: features of {FD}" in table.notes
 
 
 def test_csv_keeps_full_precision_and_splits_value_and_error() -> None:

@@ -160,7 +160,7 @@ def test_only_the_first_block_has_a_preview_and_it_is_a_picture(store: Store) ->
     first, second = (stage_cases.made(store, stage, block(20, number=k), given) for k in (0, 1))
     assert "preview.png" not in second.files
     picture = Image.open(io.BytesIO(first.path("preview.png").read_bytes()))
-    assert picture.size == (10 * 49 + 1, 2 * 49 + 1)
+    assert picture.size == (10 * 50 + 2, 2 * 50 + 2)
 
 
 def test_stock_webdataset_reads_a_block(store: Store) -> None:
