@@ -4,18 +4,20 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from pipeline.config import parse, union
+from pipeline.config import DataError, parse, union
 from pipeline.ingest import stage
 from pipeline.ingest.sources import SOURCES, SourceSpec, pin
 from pipeline.shards import ShardWriter
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class FolderArtifact:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+
+def answer_or_message(action: Callable[[], Answer]) -> Answer | str:
+    """What `action` returns, or the sentence of its `DataError`."""
+    try:
+        return action()
+    except DataError as error:
+        return str(error)
 
 
 def quiet(done: int, total: int) -> None:

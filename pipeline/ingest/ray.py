@@ -10,11 +10,9 @@ from ray.exceptions import RayTaskError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
 
 class RayShardMap:
-    """A `ShardMap` over Ray tasks, with results in the order of the jobs.
+    """A `ShardMap` over Ray tasks, with results in the order of the jobs; Ray must have been started.
 
     Args:
         num_cpus: CPUs per task.
@@ -31,7 +29,6 @@ class RayShardMap:
         remote = ray.remote(function).options(
             num_cpus=self._num_cpus,
             max_retries=3,  # of lost workers; an exception of the function itself is raised at once
-            runtime_env={"env_vars": _ENVIRONMENT},
         )
         waiting = deque(jobs)
         running: deque[Any] = deque()

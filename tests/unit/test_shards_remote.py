@@ -162,5 +162,5 @@ def test_s3_names_cannot_climb(s3_url: str, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("tail", ["/missing/", "/missing"])
 def test_nothing_in_s3_is_a_named_error(s3_url: str, tmp_path: Path, tail: str) -> None:
-    with pytest.raises(DataError, match="no objects|NoSuchKey"):
+    with pytest.raises(DataError, match=r"no objects|NoSuchKey"):
         fetch(f"{s3_url}{tail}", digest=DIGEST, cache=tmp_path)

@@ -169,5 +169,5 @@ def test_data_without_variance_and_without_resolution_are_refused(tmp_path: Path
 def test_points_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     points = np.ones((10, 2), np.float32)
     points[3, 1] = np.nan
-    with pytest.raises(DataError, match="not finite|not numbers"):
+    with pytest.raises(DataError, match=r"not finite|not numbers"):
         run(tmp_path, points, quantisation=None)
