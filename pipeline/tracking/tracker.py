@@ -92,7 +92,7 @@ class Tracker:
         """Sends what is left, writes the page's note and ends the thread; the tracker is used up.
 
         Args:
-            note_rows: the best rows in the order shown, column name -> value.
+            note_rows: the best rows in the order shown, column name -> value; none leaves the note as it is.
             timeout_s: upper limit of the wait, plus 1 s; a server that is down ends it earlier.
         """
         if self._uploader is None:

@@ -194,7 +194,8 @@ class Uploader(threading.Thread):
             wanted = dict(self._wanted)
             progress = self._progress.taken()
             page = self.page
-        is_page_due = bool(wanted) and is_draining and self.ledger.page != page.digest()
+        has_note = is_draining and bool(page.rows)  # without rows the note of the last command stays
+        is_page_due = bool(wanted) and has_note and self.ledger.page != page.digest()
         if not (self._undone(wanted) or progress or is_page_due or self._batches):
             return
         try:
@@ -202,7 +203,7 @@ class Uploader(threading.Thread):
                 experiment = self._connected()
                 self._show(experiment, self._undone(wanted))
                 self._show_progress(experiment, progress)
-                self._show_page(experiment, page, with_note=is_draining)
+                self._show_page(experiment, page, with_note=has_note)
         except BaseException:
             with self._condition:
                 self._progress.put_back(progress)

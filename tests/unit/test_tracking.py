@@ -204,6 +204,14 @@ def test_page_has_view_and_note(tracking_uri: str, tmp_path: Path) -> None:
     assert "| ddpm/1 | 1 |" in experiment.tags["mlflow.note.content"]
 
 
+def test_interrupted_command_leaves_the_note_alone(tracking_uri: str, tmp_path: Path) -> None:
+    shown(tracking_uri, tmp_path, [row(1)], [{"run": "ddpm/1", "fd": 1.0}])
+    shown(tracking_uri, tmp_path, [row(1), row(2)])
+    experiment = MlflowClient(tracking_uri).get_experiment_by_name("grid")
+    assert experiment is not None
+    assert "| ddpm/1 | 1 |" in experiment.tags["mlflow.note.content"]
+
+
 def test_no_tracking_is_a_quiet_tracker(tmp_path: Path) -> None:
     tracker = Tracker(None, "grid", documents=tmp_path, columns=COLUMNS, primary="fd")
     tracker.put(row(1))
