@@ -103,12 +103,12 @@ class Wrapped(Backend):
 
     Args:
         inner: the store.
-        around: called with (operation, its number among the calls of that operation from 1, what to do).
+        around: called with (operation, key or prefix, what to do).
         offset_s: how far the store's clock is moved forward.
     """
 
     def __init__(
-        self, inner: Backend, around: Callable[[str, int, Callable[[], Any]], Any], *, offset_s: float = 0.0
+        self, inner: Backend, around: Callable[[str, str, Callable[[], Any]], Any], *, offset_s: float = 0.0
     ) -> None:
         self.inner = inner
         self.url = inner.url
@@ -116,51 +116,51 @@ class Wrapped(Backend):
         self.offset_s = offset_s
         self.calls: Counter[str] = Counter()
 
-    def _call(self, operation: str, do: Callable[[], Any]) -> Any:
+    def _call(self, operation: str, key: str, do: Callable[[], Any]) -> Any:
         self.calls[operation] += 1
-        return self.around(operation, self.calls[operation], do)
+        return self.around(operation, key, do)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
-        return self._call("put_if_absent", lambda: self.inner.put_if_absent(key, body))
+        return self._call("put_if_absent", key, lambda: self.inner.put_if_absent(key, body))
 
     def put_if_match(self, key: str, body: bytes, *, version: str) -> str:
-        return self._call("put_if_match", lambda: self.inner.put_if_match(key, body, version=version))
+        return self._call("put_if_match", key, lambda: self.inner.put_if_match(key, body, version=version))
 
     def put(self, key: str, body: bytes) -> None:
-        self._call("put", lambda: self.inner.put(key, body))
+        self._call("put", key, lambda: self.inner.put(key, body))
 
     def put_file(self, key: str, source: Path, *, sha256: str) -> None:
-        self._call("put_file", lambda: self.inner.put_file(key, source, sha256=sha256))
+        self._call("put_file", key, lambda: self.inner.put_file(key, source, sha256=sha256))
 
     def get(self, key: str) -> Object:
-        return self._call("get", lambda: self.inner.get(key))
+        return self._call("get", key, lambda: self.inner.get(key))
 
     def read(self, key: str) -> Iterator[bytes]:
-        return self._call("read", lambda: self.inner.read(key))
+        return self._call("read", key, lambda: self.inner.read(key))
 
     def head(self, key: str) -> Stat:
-        return self._call("head", lambda: self.inner.head(key))
+        return self._call("head", key, lambda: self.inner.head(key))
 
     def scan(self, prefix: str) -> Iterator[Stat]:
-        return iter(self._call("scan", lambda: list(self.inner.scan(prefix))))
+        return iter(self._call("scan", prefix, lambda: list(self.inner.scan(prefix))))
 
     def delete(self, key: str, *, version: str | None = None) -> None:
-        self._call("delete", lambda: self.inner.delete(key, version=version))
+        self._call("delete", key, lambda: self.inner.delete(key, version=version))
 
     def now(self) -> float:
-        return self._call("now", self.inner.now) + self.offset_s
+        return self._call("now", "", self.inner.now) + self.offset_s
 
     def debris(self) -> Iterator[Stat]:
-        return iter(self._call("debris", lambda: list(self.inner.debris())))
+        return iter(self._call("debris", "", lambda: list(self.inner.debris())))
 
     def delete_debris(self, item: Stat) -> None:
-        self._call("delete_debris", lambda: self.inner.delete_debris(item))
+        self._call("delete_debris", item.key, lambda: self.inner.delete_debris(item))
 
     def discard(self, prefix: str) -> None:
-        self._call("discard", lambda: self.inner.discard(prefix))
+        self._call("discard", prefix, lambda: self.inner.discard(prefix))
 
     def workplace(self, prefix: str) -> Path | None:
-        return self._call("workplace", lambda: self.inner.workplace(prefix))
+        return self._call("workplace", prefix, lambda: self.inner.workplace(prefix))
 
     def local_path(self, key: str) -> Path | None:
         return self.inner.local_path(key)
@@ -177,8 +177,8 @@ class Faulty(Wrapped):
         super().__init__(inner, self._fault)
         self.script = script
 
-    def _fault(self, operation: str, number: int, do: Callable[[], Any]) -> Any:
-        match self.script.get((operation, number)):
+    def _fault(self, operation: str, key: str, do: Callable[[], Any]) -> Any:
+        match self.script.get((operation, self.calls[operation])):
             case "unavailable":
                 raise Transient("503 SlowDown")
             case "conflict":
@@ -217,7 +217,7 @@ class Dying(Wrapped):
         self.is_dead = False
         self.num_calls = 0
 
-    def _die(self, operation: str, number: int, do: Callable[[], Any]) -> Any:
+    def _die(self, operation: str, key: str, do: Callable[[], Any]) -> Any:
         if self.is_dead:
             raise Crash
         self.num_calls += 1

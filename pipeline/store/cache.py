@@ -95,28 +95,28 @@ class Cache:
     @contextmanager
     def scratch(self) -> Generator[Path]:
         """A fresh directory, removed at the end; those of processes that died are removed first."""
-        directory, descriptor = self._claimed_scratch()
+        directory, lock, descriptor = self._claimed_scratch()
         try:
-            yield directory / "files"
+            directory.mkdir()
+            yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+            lock.unlink(missing_ok=True)  # last: what has no lock file has no directory
             os.close(descriptor)
 
-    def _claimed_scratch(self) -> tuple[Path, int]:
+    def _claimed_scratch(self) -> tuple[Path, Path, int]:
         parent = self.root / "scratch"
         while True:
             directory = parent / new_ulid()
-            with translated(directory):
-                directory.mkdir(parents=True)
-                descriptor = os.open(directory / SCRATCH_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            lock = directory.with_suffix(SCRATCH_LOCK)
+            with translated(lock):
+                parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                (directory / "files").mkdir()
-            except FileNotFoundError:  # swept by another process between its creation and its lock
-                os.close(descriptor)
-                continue
-            self._sweep(parent, directory)
-            return directory, descriptor
+            if lock.exists():
+                self._sweep(parent)
+                return directory, lock, descriptor
+            os.close(descriptor)  # swept by another process between its creation and its lock
 
     @contextmanager
     def exclusive(self, entry: FileEntry) -> Generator[None]:
@@ -131,12 +131,11 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def _sweep(self, parent: Path, own: Path) -> None:
-        for directory in parent.iterdir():
-            if directory == own:
-                continue
+    def _sweep(self, parent: Path) -> None:
+        """Remove the directories whose process is gone: its lock is free."""
+        for lock in parent.glob(f"*{SCRATCH_LOCK}"):
             try:
-                descriptor = os.open(directory / SCRATCH_LOCK, os.O_RDWR)
+                descriptor = os.open(lock, os.O_RDWR)
             except OSError:
                 continue
             try:
@@ -144,7 +143,8 @@ class Cache:
             except OSError:
                 continue  # its process lives
             else:
-                shutil.rmtree(directory, ignore_errors=True)
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
 

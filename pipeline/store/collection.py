@@ -113,13 +113,13 @@ def _told(survey: Survey, units: Iterable[Unit], *, is_dry_run: bool) -> Collect
 
 
 def _delete(objects: Objects, unit: Unit) -> bool:
-    if unit.is_debris:
-        for stat in unit.objects:
+    manifest = f"{unit.prefix}{MANIFEST}"
+    if unit.manifest is not None and not objects.delete(manifest, version=unit.manifest.version):
+        return False
+    for stat in unit.objects:
+        if unit.is_debris:
             objects.delete_debris(stat)
-    else:
-        if unit.manifest is not None and not objects.delete(f"{unit.prefix}{MANIFEST}", version=unit.manifest.version):
-            return False
-        for stat in unit.objects:
+        elif stat.key != manifest:  # a manifest that is here now is a new one
             objects.delete(stat.key)
     log.info("event=collected prefix=%s objects=%d", unit.prefix, len(unit.objects))
     return True
@@ -154,7 +154,8 @@ def _survey(store: Store, roots: Roots, horizon_s: float) -> Survey:
         else:
             survey.units[prefix] = Unit(prefix, tuple(stats), objects.get(manifest_key(key)))
     for key, stats in states.items():
-        if key not in manifests:
+        is_finished = manifests.get(key) is not None and is_old(stats) and key not in leased
+        if key not in manifests or is_finished:
             survey.units[f"{STATE}/{key}/"] = Unit(f"{STATE}/{key}/", tuple(stats))
     for stat in objects.scan(f"{QUARANTINE}/") + [lease for lease in leases if lease.key not in live]:
         if is_old([stat]):

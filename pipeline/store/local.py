@@ -163,7 +163,8 @@ class LocalBackend(Backend):
         path = self.local_path(item.key.rstrip("/"))
         with translated(path):
             if item.key.endswith("/"):
-                self._remove_empty(path)
+                if self._remove_empty(path):
+                    self._remove_empty_parents(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -204,6 +205,8 @@ class LocalBackend(Backend):
                     path.mkdir(exist_ok=True)
                     synchronise(path.parent)
                 return
+            except FileExistsError as error:
+                raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", error.filename) from error
             except FileNotFoundError:
                 if not remaining:
                     raise

@@ -31,7 +31,8 @@ EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"
 MISSING_CODES = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 CREDENTIAL_ERRORS = (botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError)
 CONNECTION_ERRORS = (
-    botocore_errors.HTTPClientError,  # endpoint, timeouts, closed connections
+    botocore_errors.ConnectionError,
+    botocore_errors.HTTPClientError,
     botocore_errors.IncompleteReadError,
     botocore_errors.CredentialRetrievalError,
     botocore_errors.MetadataRetrievalError,
