@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,6 +73,7 @@ class _GroupCell:
         self.cell, self.store, self.group, self.board = cell, store, group, board
         self.state = store.state(cell.key.stage, cell.key.fingerprint)
         self.fields: dict[str, Any] = {"label": cell.label, "steps": cell.task.train.steps}
+        self.fields |= {"host": socket.gethostname(), "pid": os.getpid(), "workers": group.size}
 
     def run(self, device: torch.device, should_stop: Callable[[], bool]) -> Failure | None:
         """Train and commit, or say what is wrong."""
@@ -80,6 +83,13 @@ class _GroupCell:
         if is_done or failure is not None:
             return failure
         log.info("event=train_start cell=%r key=%s", self.cell.label, self.cell.key.short)
+        if self.group.size > self.cell.task.train.chunks:
+            log.warning(
+                "event=more_workers_than_chunks cell=%r workers=%d chunks=%d: another world size gives other last bits",
+                self.cell.label,
+                self.group.size,
+                self.cell.task.train.chunks,
+            )
         inputs: dict[str, Artifact] = {}
         try:
             inputs = self._inputs()

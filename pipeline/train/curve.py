@@ -27,13 +27,13 @@ class Curve:
         """Close the window if zero-based `step` is its last; columns without a value get NaN."""
         if (step + 1) % self.window and step + 1 != self.steps:
             return
-        row = {"step": step + 1, "lr": lr}
-        row |= {
-            name: total / self._counts[name] if self._counts[name] else math.nan for name, total in self._sums.items()
-        }
+        num_rows = len(self._rows.get("step", []))
+        row: dict[str, float] = {"step": step + 1, "lr": lr}
+        for name, total in self._sums.items():
+            row[name] = total / self._counts[name] if self._counts[name] else math.nan
         for name, value in row.items():
-            missing = len(self._rows.get("step", [])) - (name == "step") - len(self._rows.get(name, []))
-            self._rows.setdefault(name, []).extend([math.nan] * max(missing, 0) + [value])
+            column = self._rows.setdefault(name, [])
+            column += [math.nan] * (num_rows - len(column)) + [value]
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._counts = dict.fromkeys(self._counts, 0)
 

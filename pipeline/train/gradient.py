@@ -1,9 +1,9 @@
 """The gradient of one optimiser in one buffer, summed over chunks and workers so that the world size cannot change it.
 
 The global batch is cut into a fixed number of chunks and each goes through the network by itself, on whichever worker
-owns it; equal shapes give equal bits. The sum of two float32 numbers does not depend on their order; the sum of more does,
-so it is taken in float64, where it is exact for chunk gradients within a factor 2^29 of each other. One flat all-reduce
-carries the gradient and the flags by which all workers agree about the step.
+owns it; equal shapes give equal bits. The sum of two float32 numbers does not depend on their order; the sum of more
+does, so it is taken in float64, where it is exact for chunk gradients within a factor 2^29 of each other. One flat
+all-reduce carries the gradient and the flags by which all workers agree about the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ class FlatGradient:
 
     @torch.no_grad()
     def clip_(self, max_norm: float | None) -> Tensor:
-        """Scale the gradient to `max_norm` if it is longer; the norm before that, 0-d float32, without a device sync."""
+        """Shorten the gradient to `max_norm`; its norm before, 0-d float32. Without a device sync."""
         norm = torch.linalg.vector_norm(self.gradient)
         if max_norm is not None:
             self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -147,7 +148,9 @@ class _Cell:
             for param_group in optimiser.param_groups:
                 param_group["lr"] = lr * param_group.get("lr_scale", 1.0)
             is_bad = ~(torch.isfinite(norm) & torch.isfinite(slots[LOSS]))
-            optimiser.found_inf = is_bad.float()  # a fused step leaves weights and moments alone where this is 1
+            cast(
+                Any, optimiser
+            ).found_inf = is_bad.float()  # a fused step leaves weights and moments alone where this is 1
             optimiser.step()
             row = Readback(torch.cat([slots, norm[None]]))
             self.unsettled = _Unsettled(step, phase.optimiser, number == len(phases) - 1, row)
@@ -171,7 +174,7 @@ class _Cell:
             gradient.add_chunk_(loss, {name: value.sum() / self.spec.batch for name, value in metrics.items()})
 
     def _settle(self) -> None:
-        """Take note of the last phase: average, curve, skips. Every worker sees the same numbers and decides the same."""
+        """Take note of the last phase: average, curve, skips. All workers see the same numbers and decide the same."""
         phase, self.unsettled = self.unsettled, None
         if phase is None:
             return

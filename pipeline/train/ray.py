@@ -44,8 +44,8 @@ def run_group(
 ) -> dict[Key, dict[str, Any]]:
     """Train cells one after another on `num_workers` workers; Ray is initialised by the caller.
 
-    Finished cells are in the store as soon as they are finished. A cell that fails is recorded and the others go on. When
-    workers die the group is started again: finished cells are passed over, the running one continues from its state.
+    Finished cells are in the store as soon as they are finished. A cell that fails is recorded and the others go on.
+    When workers die the group starts again: finished cells are passed over, the running one continues from its state.
 
     Args:
         cells: (key, task, keys of its inputs, label) in the order of work.

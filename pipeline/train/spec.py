@@ -30,9 +30,7 @@ class TrainSpec(Spec):
 
     steps: PositiveInt = 1000
     batch: PositiveInt = 64  # global: the sum over the workers
-    chunks: PositiveInt = (
-        1  # parts of a batch that pass the network one by one; weights are bit-equal for up to so many workers
-    )
+    chunks: PositiveInt = 2  # parts of a batch that pass the network one by one; up to so many workers: equal bits
     optimiser: Literal["adam", "adamw"] = "adamw"
     lr: PositiveFloat = 2e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -55,7 +53,7 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _chunks_fit(self) -> "TrainSpec":
-        if self.chunks > self.batch:
+        if self.chunks > self.batch and "chunks" in self.model_fields_set:
             raise ValueError(f"chunks = {self.chunks} is more than batch = {self.batch}; lower chunks")
         return self
 

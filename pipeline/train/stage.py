@@ -36,7 +36,7 @@ def run(
     spec: TrainTask,
     inputs: Mapping[str, Artifact],
     attempt: Folder,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     state: StateStore | None = None,
     report: Report | None = None,
@@ -110,7 +110,7 @@ def write(cell: CellState, attempt: Folder) -> dict[str, Any]:
         averaged = raw | {key: _plain(value) for key, value in cell.averages[name].weights().items()}
         save_file(raw, attempt.path(f"{prefix}weights.safetensors"))
         save_file(averaged, attempt.path(f"{prefix}ema.safetensors"))
-    np.savez(attempt.path("curve.npz"), **cell.curve.arrays())
+    np.savez(attempt.path("curve.npz"), allow_pickle=False, **cell.curve.arrays())
     losses = {name: cell.curve.last(name) for name in cell.curve.arrays() if name.startswith("loss")}
     return {
         "steps": cell.step,

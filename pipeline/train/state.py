@@ -28,7 +28,7 @@ class SavedState(Protocol):
     @property
     def meta(self) -> Mapping[str, Any]: ...
 
-    def path(self, name: str) -> Path: ...
+    def read(self, name: str) -> bytes: ...
 
 
 class StateStore(Protocol):
@@ -156,7 +156,7 @@ def load_state(state: CellState, store: StateStore | None, group: Group) -> bool
         saved = store.latest()
         if saved is not None:
             counters = json.dumps(dict(saved.meta)).encode()
-            tensors = saved.path(_TENSORS).read_bytes()
+            tensors = saved.read(_TENSORS)
     counters = group.from_first(counters)
     if counters is None:
         return False
