@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.config import Spec, parse, union
+from pipeline.config import ConfigError, Spec, parse, union
 from pipeline.diffusion.objectives import OBJECTIVES
 from pipeline.diffusion.objectives.base import Objective
 from pipeline.diffusion.predictor import Precondition, Predictor
@@ -76,8 +76,16 @@ def read_statistics(artifact: Artifact, basis: str) -> Statistics:
     """Data statistics from a statistics artifact: mean and variances in the components of `basis`.
 
     The covariance (or, for data too large for one, the per-basis variances) already holds the additive floor.
+
+    Raises:
+        ConfigError: the data are too large for a covariance and the basis needs one.
     """
     with np.load(artifact.path("statistics.npz"), allow_pickle=False) as arrays:
+        if f"variances_{basis}" not in arrays:
+            raise ConfigError(
+                f"basis {basis}: the data have {len(arrays['mean'])} dimensions, too many for a covariance; "
+                "use dct, haar, fourier or pixel"
+            )
         mean = torch.from_numpy(arrays["mean"])
         variances = torch.from_numpy(arrays[f"variances_{basis}"])
         components = torch.from_numpy(arrays["pca_components"]) if basis == "pca" else None

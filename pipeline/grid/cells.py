@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
-from pipeline.evaluate.features import FeatureSpec
+from pipeline.evaluate.features import FeatureSpec, group_size
 from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason
 from pipeline.evaluate.result import ResultSpec
 from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
@@ -17,6 +17,9 @@ from pipeline.ingest.statistics import StatisticsSpec
 from pipeline.sample.blocks import SamplerSpec, sample_blocks
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
+
+REFERENCE_ROWS = 5000
+"""Feature rows of the training split that are kept for kernel and neighbour metrics."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,9 @@ def _feature_net(
     task = TrainTask(system=system, train=evaluate.feature_net.train, seed=evaluate.feature_net.seed)
     weight = float(task.train.steps * task.train.batch)
     classifier = Task("train", task, data, f"train classifier of {name}", weight)
-    net = FeatureSpec(net=f"fd_clf_{name}", classifier=system)
+    net = FeatureSpec(net=f"fd_clf_{name}", classifier=system, group_size=group_size(evaluate.num_images))
     inputs = {"dataset": data["dataset"], "classifier": classifier.key}
-    spec = net.model_copy(update={"split": "train", "with_ladder": True})
+    spec = net.model_copy(update={"split": "train", "with_ladder": True, "num_rows": REFERENCE_ROWS})
     return classifier, Task("features", spec, inputs, f"features of {name}"), net
 
 
