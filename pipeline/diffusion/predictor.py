@@ -1,7 +1,7 @@
 """From a network to predictions: conditions, preconditioned inputs, and the Gaussian skip connection."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -77,7 +77,7 @@ class Precondition:
     ) -> NetworkInputs:
         """What the network is shown for the state `u_t` at time t (a number, 0-d or `(batch,)`)."""
         c_t = u_t[:, 0]
-        marginal = self.process.marginal(t)
+        marginal = _marginal_beside(c_t, self.process, t)
         mean, _, total = self._moments(marginal)
         white = (c_t - _like(marginal.alpha * mean, c_t)) * _like(total.rsqrt(), c_t)
         gamma = marginal.gamma.clamp(-MAX_ABS_GAMMA, MAX_ABS_GAMMA)
@@ -93,7 +93,7 @@ class Precondition:
     ) -> Prediction:
         """The prediction that the network output `output` (data space) means; its value has the dtype of `u_t`."""
         c_t = u_t[:, 0]
-        marginal = self.process.marginal(t)
+        marginal = _marginal_beside(c_t, self.process, t)
         mean, variances, total = self._moments(marginal)
         alpha, sigma, scale = marginal.alpha, marginal.sigma, marginal.scale
         gain = torch.sqrt(variances / total)
@@ -148,6 +148,14 @@ class Predictor:
         given = self.precondition.inputs(u_t, t, cond)
         output = self.network(given.x, given.t, given.gamma, given.cond)
         return self.precondition.prediction(u_t, t, output)
+
+
+def _marginal_beside(state: Tensor, process: Process, t: Tensor | float) -> Marginal:
+    """The marginal at `t`, computed where `t` is and then moved to the state: a path's times stay on the host."""
+    marginal = process.marginal(t)
+    if marginal.gamma.device == state.device:
+        return marginal
+    return Marginal(**{field.name: getattr(marginal, field.name).to(state.device) for field in fields(marginal)})
 
 
 def _like(coefficient: Tensor, state: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import yaml
 from pipeline.config import parse, parse_yaml
 from pipeline.diffusion import build_kernel, sample
 from pipeline.diffusion.kernels import KERNELS, KernelSpec
+from pipeline.diffusion.predictions import TARGETS
+from pipeline.diffusion.predictor import Predictor
 from pipeline.diffusion.sampling import time_grid
 from tests.diffusion_cases import (
     DIM,
@@ -90,6 +92,17 @@ def test_noise_is_used_if_and_only_if_it_is_declared(kernel):
     silent = {name: torch.zeros_like(noise) for name, noise in drawn.items()}
     without = kernel.step(u_t, times[0], times[1], oracle, None, silent, carry, process)[0]
     assert torch.equal(with_noise, without) == (not kernel.draws)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_paths_run_on_the_device_of_the_start(kernel, target):
+    """The meta device refuses to meet a tensor of the host, as an accelerator does."""
+    process = image_process("gud", prior="data")
+    predictor = Predictor(lambda x, t, gamma, cond: torch.zeros_like(x), process, target)
+    x_T = torch.empty(4, *IMAGE_SHAPE, device="meta")
+    x, path = sample(process, kernel, predictor, x_T, time_grid(2), keyed_noise, final="denoise", return_path=True)
+    assert x.device == path.device == x_T.device
+    assert x.dtype == path.dtype == x_T.dtype
 
 
 @pytest.mark.parametrize("spec", VARIANTS, ids=str)

@@ -194,6 +194,15 @@ def test_trace_is_exact_up_to_eight_dimensions_and_estimated_above():
     assert not torch.equal(log_likelihood(large, oracle, x, auto).total, log_likelihood(large, oracle, x, exact).total)
 
 
+@pytest.mark.parametrize("trace", ["exact", "rademacher"])
+def test_the_flow_runs_on_the_device_of_the_data(trace):
+    process = image_process("gud", prior="data")
+    predictor = Predictor(lambda x, t, gamma, cond: x**2, process, "v")
+    spec = {"kind": "ode", "steps": 1, "trace": trace}
+    terms = log_likelihood(process, predictor, torch.empty(2, *IMAGE_SHAPE, device="meta"), spec)
+    assert terms.total.device == terms.x_T.device == torch.device("meta")
+
+
 def test_a_uniform_density_on_the_data_range_costs_eight_bits():
     """A network cannot, but a terminal of constant density at a standing flow can: the offset rule itself."""
 

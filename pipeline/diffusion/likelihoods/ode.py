@@ -146,4 +146,4 @@ def _heun(derivative: Derivative, w: Tensor, step: PathStep) -> tuple[Tensor, Te
 
 def _row_by_row(transform: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """`transform` applied to one example at a time: matrix products of a batch round differently with its size."""
-    return torch.cat([transform(row) for row in rows.split(1)])
+    return torch.cat([transform(rows[i : i + 1]) for i in range(len(rows))])

@@ -61,7 +61,7 @@ def likelihood_path(process: Process, num_steps: int) -> list[PathStep]:
 
 def _angle_path(process: Process, num_steps: int) -> list[PathStep]:
     ends = process.marginal(torch.tensor([0.0, 1.0], dtype=torch.float64)).gamma[:, 0].clamp(max=MAX_GAMMA)
-    first, last = torch.atan(torch.exp(0.5 * ends)).tolist()
+    first, last = (float(angle) for angle in torch.atan(torch.exp(0.5 * ends)))
     roots = torch.linspace(math.sqrt(max(first, SPACING_ANGLE)), math.sqrt(last), num_steps + 1, dtype=torch.float64)
     angles = roots**2
     angles[0] = first
@@ -71,7 +71,7 @@ def _angle_path(process: Process, num_steps: int) -> list[PathStep]:
         t[0] = 0.0
     one = torch.ones(1, 1, dtype=torch.float64)
     nodes, halves = t[: num_steps + 1], t[num_steps + 1 :]
-    lengths = (angles[1:] - angles[:-1]).tolist()
+    lengths = [float(length) for length in angles.diff()]
     return [
         PathStep(lengths[k], Stage(nodes[k], one), Stage(halves[k], one), Stage(nodes[k + 1], one))
         for k in range(num_steps)
