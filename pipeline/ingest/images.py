@@ -62,8 +62,10 @@ def decode_image(payload: bytes, image_format: ImageFormat, where: str) -> np.nd
             array = np.asarray(pixels, dtype=np.uint8)
     except DataError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: not an image of an accepted format ({type(error).__name__})") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{where}: more than the limit of {MAX_PIXELS} pixels") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{where}: not an image of an accepted format ({', '.join(_FORMATS)})") from None
     except Exception as error:  # decoders raise many types on damaged bytes; all mean the same here
         raise DataError(f"{where}: the image is damaged ({type(error).__name__}: {error})") from None
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))

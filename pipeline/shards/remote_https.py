@@ -7,10 +7,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from pipeline.config import ConfigError, DataError
+from pipeline.store import Retry
+from pipeline.store.backend import Transient
 
 HOSTS_VARIABLE = "PIPELINE_HTTPS_HOSTS"
 DEFAULT_HOSTS = (
@@ -72,6 +75,7 @@ def download_https(
     connect: Connect = _PinnedConnection,
     resolve: Callable[[str, int], str] = public_address,
     max_bytes: int = MAX_BYTES,
+    retry: Retry | None = None,
 ) -> None:
     """Write the body of `url` to `target`.
 
@@ -81,11 +85,18 @@ def download_https(
         connect: makes a connection to a checked address.
         resolve: gives the checked address of a host.
         max_bytes: upper limit of the body.
+        retry: for lost connections and 5xx answers.
 
     Raises:
         ConfigError: another scheme, or a host that is not on the list.
-        DataError: the server refuses, the address is not public, the body is too large, cut or too slow.
+        DataError: the server refuses, the address is not public, the body is too large or too slow.
+        StoreUnavailable: not reachable within the retry budget.
     """
+    attempt = partial(_download, url, target, connect=connect, resolve=resolve, max_bytes=max_bytes)
+    (retry or Retry())(url, attempt)
+
+
+def _download(url: str, target: Path, *, connect: Connect, resolve: Callable[[str, int], str], max_bytes: int) -> None:
     deadline = time.monotonic() + MAX_DURATION_S
     start = url
     for _ in range(MAX_REDIRECTS + 1):
@@ -104,12 +115,16 @@ def download_https(
             if response.status in (301, 302, 303, 307, 308) and location:
                 url = urljoin(url, location)
                 continue
+            if response.status >= 500 or response.status == 429:
+                raise Transient(f"{response.status} {response.reason}")
             if response.status != 200:
                 raise DataError(f"{start}: the server answered {response.status} {response.reason}")
             _save(response, target, start=start, max_bytes=max_bytes, deadline=deadline)
             return
+        except ssl.SSLCertVerificationError as error:
+            raise DataError(f"{start}: no trusted connection to {host} ({error.verify_message})") from None
         except (OSError, http.client.HTTPException) as error:
-            raise DataError(f"{start}: download failed ({type(error).__name__}: {error}); try again") from None
+            raise Transient(f"{type(error).__name__}: {error}") from None
         finally:
             connection.close()
     raise DataError(f"{start}: more than {MAX_REDIRECTS} redirects")
@@ -129,4 +144,4 @@ def _save(response: http.client.HTTPResponse, target: Path, *, start: str, max_b
                 raise DataError(f"{start}: not finished after {MAX_DURATION_S:.0f} s")
             file.write(chunk)
     if declared is not None and declared.isdigit() and written != int(declared):
-        raise DataError(f"{start}: {written} of {declared} bytes arrived; try again")
+        raise Transient(f"{written} of {declared} bytes arrived")

@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import random
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.config import ConfigError, DataError
 from pipeline.shards.tar import is_safe_name
+from pipeline.store import Retry, StoreError
+from pipeline.store.backend import Missing
+from pipeline.store.s3_errors import translated
 
 MAX_OBJECTS = 100_000
 MAX_TOTAL_BYTES = 2**40
-RETRY_BUDGET_S = 600.0
-_PERMANENT = {"NoSuchKey", "NoSuchBucket", "404", "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +31,8 @@ def fetch_s3(uri: str, cache: Path) -> Path:
         cache: folder that receives the content.
 
     Raises:
-        DataError: nothing there, no access, odd object names, or not reachable within the retry budget.
+        DataError: nothing there, no access, or odd object names.
+        StoreUnavailable: not reachable within the retry budget.
         ConfigError: the uri names no bucket or no key.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -70,7 +69,7 @@ def _listing(client: Any, bucket: str, prefix: str, uri: str) -> list[tuple[str,
     found: list[tuple[str, int, str]] = []
     token: dict[str, str] = {}
     while True:
-        page = _with_retries(partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **token), uri)
+        page = _ask(partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **token), uri)
         for item in page.get("Contents", []):
             name = item["Key"][len(prefix) :]
             if not name or name.endswith("/") or name.rsplit("/", 1)[-1].startswith("."):
@@ -97,26 +96,19 @@ def _download(client: Any, bucket: str, key: str, target: Path, uri: str) -> Non
             for chunk in body.iter_chunks(1 << 20):
                 file.write(chunk)
 
-    _with_retries(attempt, uri)
+    _ask(attempt, uri)
 
 
-def _with_retries(
-    action: Callable[[], Answer],
-    uri: str,
-    *,
-    budget_s: float = RETRY_BUDGET_S,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Answer:
-    """`action`, repeated with exponential back-off and full jitter while the failure looks passing."""
-    start, delay_s = time.monotonic(), 1.0
-    while True:
-        try:
-            return action()
-        except (BotoCoreError, ClientError) as error:
-            code = str(error.response.get("Error", {}).get("Code")) if isinstance(error, ClientError) else ""
-            if code in _PERMANENT or "Credentials" in type(error).__name__:
-                raise DataError(f"{uri}: S3 says {code or error}; check the name and the permissions") from None
-            if time.monotonic() - start > budget_s:
-                raise DataError(f"{uri}: S3 not reachable for {budget_s:.0f} s ({error})") from None
-        sleep(random.uniform(0, delay_s))
-        delay_s = min(2 * delay_s, 60.0)
+def _ask(operation: Callable[[], Answer], uri: str) -> Answer:
+    """The answer of S3; what passes is retried by the store's one retry layer."""
+
+    def once() -> Answer:
+        with translated(uri):
+            return operation()
+
+    try:
+        return Retry()(uri, once)
+    except Missing:
+        raise DataError(f"{uri}: S3 has no such object; check the name") from None
+    except StoreError as error:
+        raise DataError(f"{uri}: {error}") from None

@@ -171,7 +171,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_a_huge_image_is_refused_by_its_header() -> None:
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"x\.png: 50000 x 50000 pixels|DecompressionBomb"):
+    with pytest.raises(DataError, match=r"x\.png: .*more than the limit of 16000000"):
         decode_image(png_header(50000, 50000), ImageFormat(), "x.png")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

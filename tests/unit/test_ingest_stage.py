@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 
@@ -16,6 +17,10 @@ from pipeline.shards import read_split
 from pipeline.store import Key, fingerprint, open_store
 from tests.shard_cases import FolderArtifact, idx_files, ingested, png, quiet, random_images, source, write_folder
 
+GOLDEN_DIGITS = [
+    "14d35582ffdae2b60e830c22afd8ab5b0a1eea42672857dbb794b0f682e293fe",
+    "bed83e31c11752958e9a001b923a1b65f23facef550524c52e388fa83f945ec2",
+]
 SMALL_SHARDS = {"samples_per_block": 4, "samples_per_shard": 8}
 
 
@@ -147,3 +152,21 @@ def test_cifar_jpegs_are_read_from_their_archive(tmp_path: Path) -> None:
     assert train.images.shape == (2000, 3, 32, 32)
     assert train.labels is not None
     assert np.bincount(train.labels).min() > 140
+
+
+def test_a_prefix_in_s3_gives_the_same_data_set(
+    s3_url: str, idx: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+    bucket, prefix = s3_url.removeprefix("s3://").split("/")
+    for name, content in idx_files().items():
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
+    remote = idx | {"uri": f"{s3_url}/"}
+    assert source(remote).identity() == source(idx).identity()
+    assert files_of(ingested(remote, tmp_path / "a")) == files_of(ingested(idx, tmp_path / "b"))
+
+
+def test_another_output_needs_another_stage_version(tmp_path: Path) -> None:
+    meta = ingested({"kind": "digits"}, tmp_path).meta
+    digests = [shard["sha256"] for split in ("train", "test") for shard in meta["splits"][split]["shards"]]
+    assert (stage.STAGE_VERSION, digests) == (1, GOLDEN_DIGITS)

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import io
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -11,10 +12,22 @@ import pytest
 from pipeline.config import ConfigError, DataError
 from pipeline.shards.remote import absolute_uri, fetch, path_sha256
 from pipeline.shards.remote_https import HOSTS_VARIABLE, download_https, public_address
+from pipeline.store import Retry, StoreUnavailable
 from tests.shard_cases import write_folder
 
 CONTENT = b"content" * 1000
+ONCE = Retry(budget_s=0)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class CountingClock:
+    """A clock that never waits."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
 
 
 class Reply(http.client.HTTPConnection):
@@ -43,7 +56,9 @@ def answer(body: bytes, *, declared: int | None = None) -> bytes:
 
 
 def download(target: Path, raw: bytes, *, url: str = "https://zenodo.org/a.tar", max_bytes: int = 10**6) -> None:
-    download_https(url, target, connect=lambda *_: Reply(raw), resolve=lambda *_: "1.1.1.1", max_bytes=max_bytes)
+    download_https(
+        url, target, connect=lambda *_: Reply(raw), resolve=lambda *_: "1.1.1.1", max_bytes=max_bytes, retry=ONCE
+    )
 
 
 @pytest.mark.parametrize("uri", ["pipe:cat x", "http://host/x", "ftp://host/x", "gs://bucket/x", "", " ", "a\nb"])
@@ -93,16 +108,35 @@ def test_https_bodies_arrive_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        (answer(CONTENT, declared=len(CONTENT) + 5), "bytes arrived|IncompleteRead"),
         (answer(CONTENT, declared=10**9), "more than the limit"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(2 * 10**6), "more than the limit"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "answered 404"),
-        (b"garbage", "download failed"),
         (b"HTTP/1.1 302 Found\r\nLocation: https://zenodo.org/b\r\n\r\n", "redirects"),
     ],
 )
 def test_bad_https_answers_are_errors(tmp_path: Path, raw: bytes, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
+        download(tmp_path / "file", raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (answer(CONTENT, declared=len(CONTENT) + 5), "bytes arrived|IncompleteRead"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "503 Busy"),
+        (b"garbage", "BadStatusLine"),
+    ],
+)
+def test_passing_https_failures_are_tried_again(tmp_path: Path, raw: bytes, sentence: str) -> None:
+    replies = [raw, raw, answer(CONTENT)]
+    retry = Retry(clock=CountingClock())
+
+    def connect(*_: Any) -> Reply:
+        return Reply(replies.pop(0))
+
+    download_https("https://zenodo.org/a", tmp_path / "file", connect=connect, resolve=lambda *_: "1", retry=retry)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    with pytest.raises(StoreUnavailable, match=sentence):
         download(tmp_path / "file", raw)
 
 
@@ -162,5 +196,5 @@ def test_s3_names_cannot_climb(s3_url: str, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("tail", ["/missing/", "/missing"])
 def test_nothing_in_s3_is_a_named_error(s3_url: str, tmp_path: Path, tail: str) -> None:
-    with pytest.raises(DataError, match=r"no objects|NoSuchKey"):
+    with pytest.raises(DataError, match=r"no objects|no such object"):
         fetch(f"{s3_url}{tail}", digest=DIGEST, cache=tmp_path)

@@ -1,5 +1,6 @@
 """Data statistics: exact under any merge order, and equal to what their names say."""
 
+import hashlib
 import itertools
 import math
 from functools import reduce
@@ -20,6 +21,7 @@ from tests.shard_cases import FolderArtifact, ingested, quiet, random_images, wr
 
 SHAPE = (2, 4, 4)
 DIM = 32
+GOLDEN_MOMENTS = "f1ef0b44ee50132e19cb61b44e8b7b8daa6efc5db990589e41b11a9a86861006"
 
 
 def images(count: int = 100, *, levels: int = 256) -> np.ndarray:
@@ -171,3 +173,9 @@ def test_points_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     points[3, 1] = np.nan
     with pytest.raises(DataError, match=r"not finite|not numbers"):
         run(tmp_path, points, quantisation=None)
+
+
+def test_another_output_needs_another_stage_version(tmp_path: Path) -> None:
+    _, arrays = run(tmp_path, images())
+    digest = hashlib.sha256(arrays["mean"].tobytes() + arrays["covariance"].tobytes()).hexdigest()
+    assert (statistics.STAGE_VERSION, digest) == (1, GOLDEN_MOMENTS)
