@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pipeline.config import ConfigError, DataError
 from pipeline.shards.remote_https import download_https
-from pipeline.shards.remote_s3 import fetch_s3
 
 CACHE_VARIABLE = "PIPELINE_CACHE"
 _DIGESTS: dict[tuple[str, int, int, int], str] = {}
@@ -78,6 +77,8 @@ def fetch(uri: str, *, digest: str | None = None, root: Path | str = ".", cache:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; check the uri and PIPELINE_DATA")
         return path
+    from pipeline.shards.remote_s3 import fetch_s3  # late: boto3 takes half a second that local data need not pay
+
     cache = cache or cache_folder()
     is_folder = where.startswith("s3://") and where.endswith("/")
     if is_folder:
