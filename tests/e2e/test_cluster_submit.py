@@ -1,4 +1,4 @@
-"""One grid submitted to a real Ray cluster, its store on S3 and its rows on a tracking server, ends in a sorted page."""
+"""One grid submitted to a real Ray cluster, with its store on S3 and a tracking server, ends in a sorted page."""
 
 import os
 import shutil
@@ -29,6 +29,7 @@ evaluate:
   samplers: {ddpm: [{kind: ddim, steps: 4}]}
   metrics: [fd_clf]
   batch_images: 180
+  feature_net: {train: {steps: 60, batch: 64}}
 """
 
 
