@@ -131,9 +131,10 @@ _OPEN: OrderedDict[str, Source] = OrderedDict()
 
 
 def _opened(spec: SourceSpec) -> Source:
-    """The opened source, kept for the next shard; the digest in `spec` makes it safe to keep."""
+    """The opened source, checked on this host and kept for the next shard."""
     key = spec.model_dump_json()
     if key not in _OPEN:
+        source_digest(spec, Path.cwd())
         _OPEN[key] = spec.opened()
         while len(_OPEN) > 2:
             _OPEN.popitem(last=False)
