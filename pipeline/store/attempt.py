@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.store.artifact import Artifact
 from pipeline.store.canonical import plain
-from pipeline.store.errors import StoreError, StoreUnavailable
+from pipeline.store.errors import ResourceError, StoreError, StoreUnavailable
 from pipeline.store.layout import attempt_prefix, manifest_key
 from pipeline.store.local_errors import is_full, resource_error
 from pipeline.store.manifest import Manifest
@@ -40,6 +40,7 @@ class Attempt:
         self._directory: Path | None = None
         self._artifact: Artifact | None = None
         self._is_winner = False
+        self._is_outcome_known = True
         self._scratch = ExitStack()
 
     def __enter__(self) -> "Attempt":
@@ -52,7 +53,9 @@ class Attempt:
     ) -> None:
         path = self._directory
         try:
-            if not self._is_winner:
+            if not self._is_outcome_known:  # the manifest may be there, so the files have to stay
+                log.warning("event=commit_unknown key=%s attempt=%s", self.key.short, self.id)
+            elif not self._is_winner:
                 self._discard()
         finally:
             self._scratch.close()
@@ -100,7 +103,7 @@ class Attempt:
         )
         body = manifest.encode()
         for _ in range(NUM_COMMITS):
-            version = objects.create(manifest_key(self.key), body)
+            version = self._create(body)
             if version is not None:
                 self._is_winner = True
                 self._artifact = Artifact(objects, self._store.cache, manifest=manifest, version=version)
@@ -116,6 +119,19 @@ class Attempt:
                 )
                 return self._artifact
         raise StoreUnavailable(f"{self.key.short}: the manifest keeps coming and going")
+
+    def _create(self, body: bytes) -> str | None:
+        """Put the manifest if absent, noting whether the outcome is known should this fail."""
+        objects, name = self._store.objects, manifest_key(self.key)
+        self._is_outcome_known = False
+        try:
+            version = objects.create(name, body)
+        except (ResourceError, StoreError):  # an answer, so nothing is under way any more
+            found = objects.get(name)
+            self._is_outcome_known = found is None or found.body != body
+            raise
+        self._is_outcome_known = True
+        return version
 
     def _written(self) -> dict[str, Path]:
         """All files of the directory by name."""

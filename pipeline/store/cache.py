@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.store.digest import FileEntry
+from pipeline.store.eviction import evict, limit_bytes, touch
 from pipeline.store.local import synchronise
 from pipeline.store.local_errors import translated
 from pipeline.store.names import new_ulid
@@ -52,19 +53,25 @@ class Cache:
 
     def has(self, entry: FileEntry, name: str) -> bool:
         """Whether a verified copy is here; its size is compared each time, its digest was when it arrived."""
+        path = self.path_of(entry, name)
         try:
-            return self.path_of(entry, name).stat().st_size == entry.size
+            is_here = path.stat().st_size == entry.size
         except FileNotFoundError:
             return False
+        if is_here:
+            touch(path)
+        return is_here
 
     def adopt(self, source: Path, entry: FileEntry, name: str) -> Path:
-        """Move a file whose digest was just computed into the cache."""
+        """Move a file whose digest was just computed into the cache; copies that nobody used lately may have to go."""
         target = self.path_of(entry, name)
         with translated(target, size=entry.size):
             source.chmod(READ_ONLY)
             synchronise(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
+        touch(target)
+        evict(self.root / "objects", limit=limit_bytes())
         return target
 
     def is_verified(self, path: Path, entry: FileEntry) -> bool:

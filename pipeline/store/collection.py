@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline.store.backend import Object, Stat
 from pipeline.store.errors import StoreError
-from pipeline.store.layout import ARTIFACTS, GRIDS, LEASES, MANIFEST, QUARANTINE, STATE, manifest_key
+from pipeline.store.layout import ARTIFACTS, GRIDS, LEASES, MANIFEST, PREFLIGHT, QUARANTINE, STATE, key_of, manifest_key
 from pipeline.store.lease import holder
 from pipeline.store.manifest import Manifest
 from pipeline.store.names import FINGERPRINT, NAME, Key
@@ -102,7 +102,7 @@ def recorded_roots(store: Store) -> list[Key]:
     for stat in store.objects.scan(f"{GRIDS}/"):
         found = store.objects.get(stat.key) if stat.key.endswith("/plan.json") else None
         if found is not None:
-            keys.update(Key(stage, digits) for stage, digits in RECORDED.findall(found.body.decode()))
+            keys.update(Key(stage, digits) for stage, digits in RECORDED.findall(found.body.decode(errors="replace")))
     return sorted(keys)
 
 
@@ -157,7 +157,8 @@ def _survey(store: Store, roots: Roots, horizon_s: float) -> Survey:
         is_finished = manifests.get(key) is not None and is_old(stats) and key not in leased
         if key not in manifests or is_finished:
             survey.units[f"{STATE}/{key}/"] = Unit(f"{STATE}/{key}/", tuple(stats))
-    for stat in objects.scan(f"{QUARANTINE}/") + [lease for lease in leases if lease.key not in live]:
+    rest = objects.scan(f"{QUARANTINE}/") + objects.scan(f"{PREFLIGHT}/")
+    for stat in rest + [lease for lease in leases if lease.key not in live]:
         if is_old([stat]):
             survey.units[stat.key] = Unit(stat.key, (stat,))
     for stat in objects.debris():
@@ -193,8 +194,9 @@ def _reached(objects: Objects, start: set[Key], committed: set[Key]) -> dict[Key
 def _by_key(stats: Iterable[Stat]) -> dict[Key, list[Stat]]:
     groups: dict[Key, list[Stat]] = defaultdict(list)
     for stat in stats:
-        _, stage, digits, _ = stat.key.split("/", 3)
-        groups[Key(stage, digits)].append(stat)
+        key = key_of(stat.key)
+        if key is not None:
+            groups[key].append(stat)
     return groups
 
 

@@ -48,7 +48,7 @@ def _remote(objects: Objects, cache: Cache, key: str, entry: FileEntry) -> Path:
         with cache.scratch() as directory:
             for _ in range(NUM_DOWNLOADS):  # a second look tells damage in the store from damage on the way
                 target = directory / new_ulid()
-                found = objects.download(key, target)
+                found = objects.download(key, target, size=entry.size)
                 if found is None:
                     raise ArtifactDamaged(f"{objects.url}/{key} is missing, {entry.size} bytes were promised")
                 if found == entry:

@@ -6,18 +6,28 @@ state/<stage>/<fingerprint>/<step>-<ulid>/...             resumable state, each 
 leases/<stage>/<fingerprint>                              saves work, not needed for correctness
 grids/<name>/...                                          documents: plans, progress, unsent tracking events
 quarantine/...                                            manifests of damaged artifacts
+preflight/...                                             probes, removed at once
 tmp/                                                      temporary files of a local store
 """
 
-from pipeline.store.names import Key
+from pipeline.store.names import FINGERPRINT, NAME, Key
 
 ARTIFACTS = "artifacts"
 STATE = "state"
 LEASES = "leases"
 GRIDS = "grids"
 QUARANTINE = "quarantine"
-RESERVED = {ARTIFACTS, STATE, LEASES, QUARANTINE, "tmp", "preflight", "clock"}
+PREFLIGHT = "preflight"
+RESERVED = {ARTIFACTS, STATE, LEASES, QUARANTINE, PREFLIGHT, "tmp", "clock"}
 MANIFEST = "manifest.json"
+
+
+def key_of(path: str) -> Key | None:
+    """The key that an object below artifacts/ or state/ belongs to; None for a stray object."""
+    parts = path.split("/")
+    if len(parts) < 4 or not (NAME.fullmatch(parts[1]) and FINGERPRINT.fullmatch(parts[2])):
+        return None
+    return Key(parts[1], parts[2])
 
 
 def artifact_prefix(key: Key) -> str:

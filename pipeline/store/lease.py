@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 CLOCK_GRAIN_S = 2.0  # HTTP dates have seconds
 UNREADABLE_TTL_S = 3600.0
 NUM_TRIES = 8
+JOIN_TIMEOUT_S = 5.0
 
 
 class Lease:
@@ -96,6 +97,7 @@ class Lease:
     def _hold(self, version: str, start_s: float) -> None:
         self._version = version
         self._deadline_s = start_s + self.ttl_s
+        self._sent.clear()
 
     def _fresh_body(self) -> bytes:
         body = canonical_json({"owner": self.owner, "nonce": secrets.token_hex(16), "ttl_s": self.ttl_s})
@@ -136,8 +138,9 @@ def held(lease: Lease) -> Generator[Lease]:
         yield lease
     finally:
         stop.set()
-        thread.join()
+        thread.join(timeout=JOIN_TIMEOUT_S)
         try:
-            lease.release()
+            if not thread.is_alive():  # else it waits for a store that is away, and the lease expires by itself
+                lease.release()
         except (StoreError, StoreUnavailable) as error:
             log.warning("event=lease_not_released owner=%s error=%s", lease.owner, error)

@@ -120,13 +120,13 @@ class Objects:
         except Missing:
             return None
 
-    def download(self, key: str, target: Path) -> FileEntry | None:
-        """Write the object to a file and hash the bytes on their way; None if there is nothing."""
+    def download(self, key: str, target: Path, *, size: int) -> FileEntry | None:
+        """Write the object (of so many bytes, for the error text) to a file, hashing; None if there is nothing."""
 
         def attempt() -> FileEntry:
             chunks = self.backend.read(key)
             with target.open("wb") as file:
-                with translated(target):
+                with translated(target, size=size):
                     entry = FileEntry.of_chunks(chunk for chunk in chunks if file.write(chunk))
                 return entry
 

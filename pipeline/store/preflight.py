@@ -3,6 +3,7 @@
 import secrets
 
 from pipeline.store.errors import ResourceError, StoreError, StoreUnavailable
+from pipeline.store.layout import PREFLIGHT
 from pipeline.store.local_errors import free_bytes
 from pipeline.store.names import new_ulid
 from pipeline.store.objects import Objects
@@ -23,7 +24,7 @@ def preflight(store: Store, *, min_free_bytes: int = 0) -> None:
         StoreError: one sentence with what is wrong and what to do.
     """
     objects = store.objects.with_retry(first_s=FIRST_WAIT_S, budget_s=BUDGET_S)
-    probe = f"preflight/{new_ulid()}"
+    probe = f"{PREFLIGHT}/{new_ulid()}"
     root = objects.backend.local_path(probe)
     free = None if root is None else free_bytes(root)
     if free is not None and free < min_free_bytes:
@@ -43,9 +44,9 @@ def preflight(store: Store, *, min_free_bytes: int = 0) -> None:
 def _check_conditional_puts(objects: Objects, probe: str) -> None:
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
     version = objects.create(probe, first)
+    if version is None:
+        raise StoreError(f"{objects.url} says that a fresh name exists; it cannot be used as a store")
     try:
-        if version is None:
-            raise StoreError(f"{objects.url} says that a fresh name exists; it cannot be used as a store")
         if objects.create(probe, second) is not None:
             raise StoreError(
                 f"{objects.url} ignores IfNoneMatch, two drivers could both commit; use a store with conditional puts"

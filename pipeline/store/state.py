@@ -69,6 +69,7 @@ class StateStore:
             raise StoreError(f"{self._key.short}: a state needs a step >= 0, not {step}")
         prefix = f"{self._prefix}{step:012d}-{new_ulid()}/"
         recorded = plain({} if meta is None else meta, "meta")
+        is_committing = False
         try:
             entries = {checked_path(name): self._store(f"{prefix}files/{name}", files[name]) for name in sorted(files)}
             record = {
@@ -78,9 +79,12 @@ class StateStore:
                 "files": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in entries.items()},
                 "meta": recorded,
             }
-            self._objects.create(prefix + MANIFEST, sealed(record))
+            body = sealed(record)
+            is_committing = True
+            self._objects.create(prefix + MANIFEST, body)
         except BaseException:
-            self._discard(prefix)
+            if not is_committing:  # else the manifest may be there, and the files have to stay
+                self._discard(prefix)
             raise
         log.info("event=state_saved key=%s step=%d", self._key.short, step)
         older = [manifest for manifest in self._manifests() if self._step(manifest) <= step]

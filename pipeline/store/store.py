@@ -13,7 +13,7 @@ from pipeline.store.backend import Backend
 from pipeline.store.cache import Cache
 from pipeline.store.documents import Documents
 from pipeline.store.errors import ArtifactDamaged, StoreError
-from pipeline.store.layout import ARTIFACTS, MANIFEST, lease_key, manifest_key
+from pipeline.store.layout import ARTIFACTS, key_of, lease_key, manifest_key
 from pipeline.store.lease import Lease, held
 from pipeline.store.local import LocalBackend
 from pipeline.store.manifest import Manifest
@@ -98,9 +98,9 @@ class Store:
         """Keys of the finished artifacts, of one stage or all, sorted; one listing, cheaper than many find()."""
         prefix = f"{ARTIFACTS}/" if stage is None else f"{ARTIFACTS}/{checked_name(stage)}/"
         for stat in self.objects.scan(prefix):
-            parts = stat.key.split("/")
-            if len(parts) == 4 and parts[3] == MANIFEST:
-                yield Key(parts[1], parts[2])
+            key = key_of(stat.key)
+            if key is not None and stat.key == manifest_key(key):
+                yield key
 
 
 def open_store(url: str | os.PathLike[str], *, cache: Path | None = None, retry: Retry | None = None) -> Store:

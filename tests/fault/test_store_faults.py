@@ -68,7 +68,7 @@ def test_an_outage_longer_than_the_budget_leaves_nothing_visible(inner: Backend,
     with pytest.raises(StoreUnavailable):
         commit(over(faulty))
     assert over(inner).find(KEY) is None
-    assert over(inner).objects.scan("") == []
+    assert [stat.key for stat in over(inner).objects.scan("") if stat.key.endswith("manifest.json")] == []
 
 
 def test_a_lost_commit_reply_is_known_as_the_own_victory(inner: Backend, over) -> None:
@@ -92,6 +92,27 @@ def test_after_a_lost_reply_the_others_victory_is_accepted(inner: Backend, over)
     assert artifact.attempt == winner[0].attempt
     assert artifact.read("weights.bin") == b"theirs"
     assert_whole(over(inner))
+
+
+def test_when_the_outcome_of_a_commit_stays_unknown_its_files_stay(over) -> None:
+    backend = MemoryBackend()
+    script = {("put_if_absent", number): "unavailable" for number in range(2, 1000)}
+    with pytest.raises(StoreUnavailable):
+        commit(over(Faulty(backend, {**script, ("put_if_absent", 1): "lost"})))
+    found = over(backend).find(KEY)
+    assert found is not None
+    assert found.read("weights.bin") == b"weights"
+
+
+def test_when_the_outcome_of_a_state_stays_unknown_it_counts_or_not_but_is_not_torn(over) -> None:
+    backend = MemoryBackend()
+    script = {("put_if_absent", number): "unavailable" for number in range(2, 1000)}
+    states = over(Faulty(backend, {**script, ("put_if_absent", 1): "lost"})).state("train", KEY.fingerprint)
+    with pytest.raises(StoreUnavailable):
+        states.save(1, {"weights.bin": b"one"})
+    state = over(backend).state("train", KEY.fingerprint).latest()
+    assert state is not None
+    assert state.read("weights.bin") == b"one"
 
 
 @pytest.mark.parametrize("fault", ["truncate", "flip"])

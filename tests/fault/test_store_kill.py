@@ -57,8 +57,8 @@ def test_a_local_writer_survives_twenty_kills(fast_path: Path) -> None:
     kill(str(fast_path / "store"), fast_path, num_kills=20, seed=SEED)
 
 
-def test_a_remote_writer_survives_five_kills(s3_url: str, tmp_path: Path) -> None:
-    kill(s3_url, tmp_path, num_kills=5, seed=SEED)
+def test_a_remote_writer_survives_three_kills(s3_url: str, tmp_path: Path) -> None:
+    kill(s3_url, tmp_path, num_kills=3, seed=SEED)
 
 
 @pytest.mark.slow

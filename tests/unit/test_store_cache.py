@@ -2,16 +2,19 @@
 
 import fcntl
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.store import FileEntry, Key, Store, open_store
+from pipeline.store import FileEntry, Key, Store, StoreError, open_store
 from pipeline.store.cache import Cache
 from pipeline.store.digest import FileEntry as Entry
+from pipeline.store.eviction import evict, limit_bytes
 from tests.store_doubles import Faulty, MemoryBackend
 
 KEY = Key("train", "a" * 64)
@@ -90,6 +93,51 @@ def test_a_cache_that_cannot_be_written_still_lets_local_files_be_read(tmp_path:
         attempt.path("weights.bin").write_bytes(b"weights")
         attempt.commit()
     assert read(store) == b"weights"
+
+
+def test_a_store_with_the_default_cache_survives_pickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "here"))
+    store = pickle.loads(pickle.dumps(open_store(tmp_path / "store")))
+    assert store.cache.root == tmp_path / "here"
+
+
+def copies(tmp_path: Path, ages_s: list[float]) -> list[Path]:
+    """Copies of 100 bytes that were used so many seconds ago."""
+    paths = [tmp_path / f"{number:02d}" / "digest" / "data.bin" for number in range(len(ages_s))]
+    for path, age_s in zip(paths, ages_s, strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, times=(time.time() - age_s,) * 2)
+    return paths
+
+
+def test_the_longest_unused_copies_go_first_until_the_rest_fits(tmp_path: Path) -> None:
+    oldest, middle, newest = copies(tmp_path, [9000.0, 8000.0, 7000.0])
+    assert evict(tmp_path, limit=250) == [oldest]
+    assert evict(tmp_path, limit=100) == [middle]
+    assert newest.exists()
+
+
+def test_copies_used_lately_stay_over_the_limit(tmp_path: Path) -> None:
+    old, young = copies(tmp_path, [9000.0, 10.0])
+    assert evict(tmp_path, limit=0) == [old]
+    assert young.exists()
+
+
+def test_using_a_copy_keeps_it(tmp_path: Path) -> None:
+    store = store_with(MemoryBackend(), tmp_path)
+    found = store.find(KEY)
+    assert found is not None
+    path = found.path("weights.bin")
+    os.utime(path, times=(0.0, 0.0))
+    found.path("weights.bin")
+    assert evict(tmp_path / "objects", limit=0) == []
+
+
+def test_a_nonsensical_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE_BYTES", "many")
+    with pytest.raises(StoreError, match="PIPELINE_CACHE_BYTES"):
+        limit_bytes()
 
 
 def test_scratch_directories_go_at_the_end(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_an_unreadable_needed_manifest_stops_the_collection(store: Store, backen
     assert shards in set(store.keys())
 
 
+def test_stray_files_are_left_alone(store: Store, backend: MemoryBackend) -> None:
+    for key in ("artifacts/notes.txt", "artifacts/train/README", "artifacts/A/b/c/d", "state/x"):
+        backend.put(key, b"x")
+    backend.seconds += 8 * DAY_S
+    assert collect(store, [], dry_run=False).removed == ()
+    assert list(store.keys()) == []
+
+
 def test_a_negative_age_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="negative"):
         collect(store, [], older_than_days=-1)
