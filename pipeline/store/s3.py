@@ -19,6 +19,7 @@ from pipeline.store.errors import StoreError
 
 Result = TypeVar("Result")
 MULTIPART_BYTES = 64 << 20
+PAGE_KEYS = 1000
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -115,7 +116,7 @@ class S3Backend(Backend):
     def scan(self, prefix: str) -> Iterator[Stat]:
         token: dict[str, str] = {}
         while True:
-            request = {"Bucket": self.bucket, "Prefix": self._name(prefix), **token}
+            request = {"Bucket": self.bucket, "Prefix": self._name(prefix), "MaxKeys": PAGE_KEYS, **token}
             answer = self._ask(lambda client, request=request: client.list_objects_v2(**request))
             for item in answer.get("Contents", []):
                 yield Stat(self._key(item["Key"]), item["Size"], item["LastModified"].timestamp())

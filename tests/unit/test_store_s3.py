@@ -86,13 +86,12 @@ def test_a_large_file_goes_in_parts_and_is_read_back(
     assert store.objects.debris() == []
 
 
-def test_long_listings_are_complete(s3_url: str, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_long_listings_are_complete(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "PAGE_KEYS", 3)
     documents = open_store(s3_url, cache=tmp_path).documents("grids/many")
-    names = [f"status/{number:04d}" for number in range(1003)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: documents.put(name, b""), names))
+    names = [f"status/{number:04d}" for number in range(10)]
+    for name in names:
+        documents.put(name, b"")
     assert documents.list() == names
 
 
