@@ -16,7 +16,7 @@ KIND_TAG = "mlflow.experimentKind"  # without it the page asks the reader what k
 EXPERIMENT_KIND = "custom_model_development"
 MAX_NOTE_ROWS = 20
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"  # the page's own columns
-WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80}  # pixels
+WIDTHS = {RUN_NAME: 260, CREATED: 144, DURATION: 80}  # pixels
 NARROWEST, WIDEST = 80, 130
 
 
