@@ -111,7 +111,7 @@ class Tracker:
 
     def _warning(self, uploader: Uploader, pending: int) -> str | None:
         if uploader.error is not None or pending:
-            reason = uploader.error or "no answer in time"
+            reason = uploader.error or "not everything was sent in time"
             unsaved = uploader.num_unsaved
             kept = f"{pending - unsaved} records are kept in the outbox of grid {self.grid_name}"
             lost = f", {unsaved} could not be written there" if unsaved else ""
