@@ -149,8 +149,12 @@ class _GroupCell:
         """Whether the cell is done already, or known to fail; rank 0 decides."""
         answer: bytes | None = None
         if self.group.is_first:
-            is_done = self.store.find(self.cell.key) is not None
-            known = None if is_done else self._known_failure()
+            is_done, known = False, None
+            try:
+                is_done = self.store.find(self.cell.key) is not None
+                known = None if is_done else self._known_failure()
+            except Exception as error:  # the boundary of a cell; the others wait for an answer
+                known = Failure.of(error)
             answer = json.dumps([is_done, None if known is None else known.to_text()]).encode()
         received = self.group.from_first(answer)
         assert received is not None

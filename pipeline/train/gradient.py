@@ -6,12 +6,13 @@ does, so it is taken in float64, where it is exact for chunk gradients within a 
 all-reduce carries the gradient and the flags by which all workers agree about the step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.train.group import Group
+from pipeline.train.weights import FlatWeights
 
 LOSS, FAILED, STOP, METRICS = range(4)
 """Slots behind the gradient: sum of the losses, number of workers that failed, number asked to stop, first metric."""
@@ -37,25 +38,20 @@ def owned_chunks(batch: int, chunks: int, group: Group) -> list[tuple[int, int]]
 
 
 class FlatGradient:
-    """`parameter.grad` of all parameters as views of one float32 buffer."""
+    """The gradient of `FlatWeights` and the slots behind it, float32."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], *, num_chunks: int, group: Group) -> None:
+    def __init__(self, weights: FlatWeights, *, num_chunks: int, group: Group) -> None:
         """`num_chunks`: chunks of the global batch over all workers."""
         self._group = group
-        size = sum(parameter.numel() for parameter in parameters)
-        device = parameters[0].device
-        self._flat = torch.zeros(size + _NUM_SLOTS, dtype=torch.float32, device=device)
+        self._size = weights.num_padded
+        self._flat = torch.zeros(self._size + _NUM_SLOTS, dtype=torch.float32, device=weights.flats[0].device)
         is_order_dependent = num_chunks > 2
         self._sum = torch.zeros_like(self._flat, dtype=torch.float64) if is_order_dependent else self._flat
-        offset = 0
-        for parameter in parameters:
-            parameter.grad = torch.as_strided(self._flat, parameter.shape, parameter.stride(), offset)
-            offset += parameter.numel()
-        self._size = size
+        weights.set_gradient_(self.gradient)
 
     @property
     def gradient(self) -> Tensor:
-        """`(num_parameters,)` float32; after `reduce_` the gradient of the global batch."""
+        """`(num_padded,)` float32; after `reduce_` the gradient of the global batch."""
         return self._flat[: self._size]
 
     @torch.no_grad()

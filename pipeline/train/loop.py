@@ -1,5 +1,6 @@
 """The training loop: the only place that calls the network, backward, all-reduce, clip, optimiser and average."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from pipeline.networks.dropout import KeyedDropout, dropout_masks
 from pipeline.train.data import TrainingData
 from pipeline.train.gradient import FAILED, LOSS, METRICS, STOP, FlatGradient, num_chunks, owned_chunks
 from pipeline.train.group import Group, solo
-from pipeline.train.outcome import Diverged, Failure, Stopped, WorkerFailed
+from pipeline.train.outcome import Diverged, Stopped, raise_together
 from pipeline.train.progress import Pace, Report
 from pipeline.train.readback import Readback
 from pipeline.train.spec import TrainSpec
 from pipeline.train.state import CellState, StateStore, load_state, new_state, save_state
+
+log = logging.getLogger(__name__)
 
 _YOUNG = 0.2  # share of the checkpoint interval; a checkpoint younger than that will do when we are asked to stop
 
@@ -59,9 +62,22 @@ def train_cell(
         WorkerFailed: another worker raised. What this worker's own objective or data raise comes out as it is.
         GroupBroken: a collective failed.
     """
-    cell = _Cell(system, spec, seed=seed, data=data, device=device, group=group or solo(), state_store=state_store)
-    cell.run(report if cell.group.is_first else None, should_stop)
+    group = group or solo()
+    cell: _Cell | None = None
+    error: Exception | None = None
+    try:
+        cell = _Cell(system, spec, seed=seed, data=data, device=device, group=group, state_store=state_store)
+    except Exception as failure:  # too large for one worker's device, say
+        error = failure
+    raise_together(error, group)
+    assert cell is not None
+    cell.run(report if group.is_first else None, should_stop)
     return cell.state
+
+
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host runs ahead of `device`; it then looks at a step's flags one step later instead of waiting."""
+    return device.type != "cpu"
 
 
 @dataclass(frozen=True)
@@ -92,13 +108,10 @@ class _Cell:
         self.stream = NoiseStream(seed)
         self.bounds = owned_chunks(spec.batch, spec.chunks, group)
         self.state = new_state(system, spec, device)
+        chunks = num_chunks(spec.batch, spec.chunks, group)
         self.gradients = {
-            name: FlatGradient(
-                [p for param_group in optimiser.param_groups for p in param_group["params"]],
-                num_chunks=num_chunks(spec.batch, spec.chunks, group),
-                group=group,
-            )
-            for name, optimiser in self.state.optimisers.items()
+            name: FlatGradient(weights, num_chunks=chunks, group=group)
+            for name, weights in self.state.flat_weights.items()
         }
         self.has_dropout = {
             name: any(isinstance(m, KeyedDropout) and m.probability > 0 for m in network.modules())
@@ -154,7 +167,7 @@ class _Cell:
             optimiser.step()
             row = Readback(torch.cat([slots, norm[None]]))
             self.unsettled = _Unsettled(step, phase.optimiser, number == len(phases) - 1, row)
-            if self.device.type == "cpu":
+            if not is_asynchronous(self.device):
                 self._settle()
 
     def _backward(self, phase: Phase, draws: list[Draws], gradient: FlatGradient) -> None:
@@ -180,13 +193,13 @@ class _Cell:
             return
         *slots, norm = phase.row.values()
         if slots[FAILED] > 0:
-            self._raise_failure()
+            raise_together(self.error, self.group)
         self.is_stop_agreed |= slots[STOP] > 0
         state = self.state
         suffix = "" if len(state.optimisers) == 1 else f"_{phase.optimiser}"
         if math.isfinite(slots[LOSS]) and math.isfinite(norm):
-            for name in state.trained_by[phase.optimiser]:
-                state.averages[name].update(state.networks[name], num_images=self.spec.batch)
+            weights = state.flat_weights[phase.optimiser]
+            state.averages[phase.optimiser].update(weights, num_images=self.spec.batch)
             self.seen = {"loss": slots[LOSS], "grad_norm": norm}
             state.curve.add(f"loss{suffix}", slots[LOSS])
             state.curve.add(f"grad_norm{suffix}", norm)
@@ -205,8 +218,7 @@ class _Cell:
         self.is_step_finite = True
         state.curve.end_step(step, self.spec.lr_at(step))
         if state.skips_in_row > self.spec.max_skips:
-            if self.group.is_first and self.store is not None:
-                save_state(state, self.store)
+            self._save()
             self._raise_diverged()
 
     def _raise_diverged(self) -> None:
@@ -214,13 +226,6 @@ class _Cell:
             f"loss or gradient not finite in {self.state.skips_in_row} steps in a row up to step {self.state.step}; "
             "lower lr, raise warmup_steps or look at the data"
         )
-
-    def _raise_failure(self) -> None:
-        own = "" if self.error is None else Failure.of(self.error).to_text()
-        texts = self.group.texts(own)
-        if self.error is not None:
-            raise self.error
-        raise WorkerFailed(Failure.from_text(next(text for text in texts if text)))
 
     def _is_checkpoint_due(self, steps_done: int) -> bool:
         if self.store is None or not self.group.is_first or steps_done == self.spec.steps:
@@ -230,15 +235,19 @@ class _Cell:
         return time.monotonic() - self.saved_at >= self.spec.checkpoint_interval_s
 
     def _save(self) -> None:
-        """Save what is settled; only rank 0 comes here."""
+        """Save what is settled, on rank 0; a store that refuses costs the checkpoint, not the training."""
         self._settle()
-        if self.store is not None and self.state.step > self.saved_step:
+        if self.store is None or not self.group.is_first or self.state.step == self.saved_step:
+            return
+        try:
             save_state(self.state, self.store)
-            self.saved_step, self.saved_at = self.state.step, time.monotonic()
+        except Exception as error:  # the others are already waiting in the next step
+            log.warning("event=state_not_saved step=%d error=%r", self.state.step, error)
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
     def _stop(self) -> None:
         self._settle()
         is_old = time.monotonic() - self.saved_at > _YOUNG * self.spec.checkpoint_interval_s
-        if self.group.is_first and is_old:
+        if is_old:
             self._save()
         raise Stopped(f"stopped after step {self.state.step} of {self.spec.steps}; the same command continues")

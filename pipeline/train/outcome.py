@@ -4,6 +4,8 @@ import json
 import traceback
 from dataclasses import asdict, dataclass
 
+from pipeline.train.group import Group
+
 _TRACEBACK_CHARACTERS = 4000
 OUT_OF_MEMORY = "OutOfMemory"
 WORKER_LOST = "WorkerLost"
@@ -55,6 +57,16 @@ class WorkerFailed(RuntimeError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")
         self.failure = failure
+
+
+def raise_together(error: Exception | None, group: Group) -> None:
+    """Raise on every worker if one of them has an error: its own on that one, `WorkerFailed` on the others."""
+    texts = group.texts("" if error is None else Failure.of(error).to_text())
+    if error is not None:
+        raise error
+    for text in texts:
+        if text:
+            raise WorkerFailed(Failure.from_text(text))
 
 
 def _kind_of(error: BaseException) -> str:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Event = dict[str, Any]
 _START_TRIES = 3
 _POLL_S = 1.0
-_COLLECTIVE_TIMEOUT_S = 600
+_COLLECTIVE_TIMEOUT_S = 1800  # rank 0 may be patient with the store for 10 minutes
 
 
 def run_group(

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from pipeline.baselines.system import DENOISER, system_for
+from pipeline.baselines.system import DENOISER, System, system_for
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.store import Artifact
-from pipeline.train.data import open_data
-from pipeline.train.group import Group
+from pipeline.train.data import TrainingData, open_data
+from pipeline.train.group import Group, solo
 from pipeline.train.loop import train_cell
+from pipeline.train.outcome import raise_together
 from pipeline.train.progress import Progress, Report
 from pipeline.train.spec import TrainTask
 from pipeline.train.state import CellState, StateStore
@@ -82,9 +82,19 @@ def train(
 ) -> CellState:
     """Build the system, open the data and run the loop; every worker of `group` calls it."""
     torch.set_num_threads(spec.train.num_threads)
-    system = system_for(spec.system, inputs["dataset"].meta, inputs.get("statistics"), seed=spec.seed)
-    stream = NoiseStream(spec.seed)
-    data = open_data(inputs["dataset"], spec.train, stream=stream, seed=spec.seed, device=device)
+    group = group or solo()
+    system: System | None = None
+    data: TrainingData | None = None
+    error: Exception | None = None
+    try:
+        system = system_for(spec.system, inputs["dataset"].meta, inputs.get("statistics"), seed=spec.seed)
+        stream = NoiseStream(spec.seed)
+        data = open_data(inputs["dataset"], spec.train, stream=stream, seed=spec.seed, device=device)
+    except Exception as failure:  # reading may fail on one host only
+        error = failure
+    raise_together(error, group)
+    assert system is not None
+    assert data is not None
     return train_cell(
         system,
         spec.train,
@@ -106,10 +116,9 @@ def write(cell: CellState, attempt: Folder) -> dict[str, Any]:
     """
     for name, network in cell.networks.items():
         prefix = "" if name == DENOISER else f"{name}."
-        raw = {key: _plain(value) for key, value in network.state_dict().items()}
-        averaged = raw | {key: _plain(value) for key, value in cell.averages[name].weights().items()}
-        save_file(raw, attempt.path(f"{prefix}weights.safetensors"))
-        save_file(averaged, attempt.path(f"{prefix}ema.safetensors"))
+        for kind, tensors in (("weights", network.state_dict()), ("ema", cell.averaged(name))):
+            plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+            save_file(plain, attempt.path(f"{prefix}{kind}.safetensors"))
     np.savez(attempt.path("curve.npz"), allow_pickle=False, **cell.curve.arrays())
     losses = {name: cell.curve.last(name) for name in cell.curve.arrays() if name.startswith("loss")}
     return {
@@ -139,7 +148,3 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous().clone()

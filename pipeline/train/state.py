@@ -16,7 +16,9 @@ from pipeline.diffusion.objectives.base import Objective
 from pipeline.networks.ema import ExponentialMovingAverage
 from pipeline.train.curve import Curve
 from pipeline.train.group import Group
+from pipeline.train.outcome import raise_together
 from pipeline.train.spec import TrainSpec
+from pipeline.train.weights import FlatWeights
 
 _TENSORS = "tensors.safetensors"
 _SEPARATOR = "|"  # cannot occur in a parameter's name
@@ -44,14 +46,22 @@ class CellState:
     """Everything of a running cell that the next step depends on."""
 
     networks: dict[str, nn.Module]
+    flat_weights: dict[str, FlatWeights]  # by optimiser, like the next two
     averages: dict[str, ExponentialMovingAverage]
     optimisers: dict[str, torch.optim.Optimizer]
-    trained_by: dict[str, list[str]]  # optimiser -> names of the networks that it changes
     objective: Objective
     curve: Curve
     step: int = 0  # steps done
     skips_in_row: int = 0
     num_skipped: int = 0
+
+    def averaged(self, network: str) -> dict[str, Tensor]:
+        """The state dict of a network with averages in place of all weights that are trained."""
+        result = dict(self.networks[network].state_dict())
+        for name, average in self.averages.items():
+            views = self.flat_weights[name].views(list(average.weights().values()))
+            result |= {key: view for (owner, key), view in views.items() if owner == network}
+        return result
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by a name that says where they belong; CPU, contiguous."""
@@ -114,30 +124,27 @@ def new_state(system: System, spec: TrainSpec, device: torch.device) -> CellStat
     """The state before the first step; the system's networks are moved to `device` and set to training mode."""
     networks = {name: network.to(device).train() for name, network in system.networks.items()}
     groups = system.objective.optimisers(networks)
-    owner = {id(p): name for name, network in networks.items() for p in network.parameters()}
-    average = spec.ema
+    flat_weights = {name: FlatWeights(networks, param_groups) for name, param_groups in groups.items()}
     return CellState(
         networks=networks,
-        averages={
-            name: ExponentialMovingAverage(
-                network, decay=average.decay, half_life_images=average.half_life_images, warmup=average.with_warmup
-            )
-            for name, network in networks.items()
-        },
-        optimisers={name: _optimiser(param_groups, spec) for name, param_groups in groups.items()},
-        trained_by={
-            name: sorted({owner[id(p)] for group in param_groups for p in group["params"]})
-            for name, param_groups in groups.items()
-        },
+        flat_weights=flat_weights,
+        averages={name: _average(weights, spec) for name, weights in flat_weights.items()},
+        optimisers={name: _optimiser(weights, spec) for name, weights in flat_weights.items()},
         objective=system.objective,
         curve=Curve(spec.steps),
     )
 
 
-def _optimiser(param_groups: list[dict[str, Any]], spec: TrainSpec) -> torch.optim.Optimizer:
+def _average(weights: FlatWeights, spec: TrainSpec) -> ExponentialMovingAverage:
+    ema = spec.ema
+    return ExponentialMovingAverage(
+        weights, decay=ema.decay, half_life_images=ema.half_life_images, warmup=ema.with_warmup
+    )
+
+
+def _optimiser(weights: FlatWeights, spec: TrainSpec) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if spec.optimiser == "adamw" else torch.optim.Adam
-    groups = [{**group, "params": list(group["params"])} for group in param_groups]
-    return kind(groups, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+    return kind(weights.param_groups(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
 
 
 def save_state(state: CellState, store: StateStore) -> None:
@@ -152,11 +159,16 @@ def load_state(state: CellState, store: StateStore | None, group: Group) -> bool
     """Restore the newest complete state on every rank (read by rank 0); False if there is none."""
     counters: bytes | None = None
     tensors: bytes | None = None
+    error: Exception | None = None
     if group.is_first and store is not None:
-        saved = store.latest()
-        if saved is not None:
-            counters = json.dumps(dict(saved.meta)).encode()
-            tensors = saved.read(_TENSORS)
+        try:
+            saved = store.latest()
+            if saved is not None:
+                counters = json.dumps(dict(saved.meta)).encode()
+                tensors = saved.read(_TENSORS)
+        except Exception as failure:  # the others wait for what was read
+            error = failure
+    raise_together(error, group)
     counters = group.from_first(counters)
     if counters is None:
         return False

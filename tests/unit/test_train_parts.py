@@ -18,6 +18,7 @@ from pipeline.train.gradient import LOSS, FlatGradient, chunk_bounds, owned_chun
 from pipeline.train.group import Group
 from pipeline.train.spec import TrainSpec
 from pipeline.train.status import StatusBoard, read_status, status_name
+from pipeline.train.weights import FlatWeights
 from tests import stage_cases
 from tests.train_cases import CPU, data, samples, spec
 
@@ -71,7 +72,8 @@ class TestChunks:
 class TestFlatGradient:
     def gradient(self, num_chunks: int) -> tuple[torch.nn.Linear, FlatGradient]:
         layer = torch.nn.Linear(3, 2)
-        return layer, FlatGradient(list(layer.parameters()), num_chunks=num_chunks, group=Group())
+        weights = FlatWeights({"net": layer}, [{"params": list(layer.parameters())}])
+        return layer, FlatGradient(weights, num_chunks=num_chunks, group=Group())
 
     @pytest.mark.parametrize("num_chunks", [1, 2, 4])
     def test_sums_the_chunks(self, num_chunks: int) -> None:
@@ -220,3 +222,48 @@ class TestStatusBoard:
         board.put_now(Key("train", "a" * 64), {})
         assert board.get(Key("train", "a" * 64)) == {}
         board.close()
+
+
+class TestFlatWeights:
+    def networks(self) -> dict[str, torch.nn.Module]:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            convolution = torch.nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+            return {"a": convolution, "b": torch.nn.Linear(5, 3)}
+
+    def test_networks_compute_what_they_did_before(self) -> None:
+        plain, flat = self.networks(), self.networks()
+        params = [[network.weight, network.bias] for network in flat.values()]
+        FlatWeights(flat, [{"params": params[0]}, {"params": params[1], "lr_scale": 2.0}])
+        x, y = torch.ones(1, 2, 4, 4), torch.ones(1, 5)
+        assert torch.equal(plain["a"](x), flat["a"](x))
+        assert torch.equal(plain["b"](y), flat["b"](y))
+        assert flat["a"].weight.stride() == plain["a"].weight.stride()
+
+    def test_one_adam_step_equals_that_on_separate_tensors(self) -> None:
+        results = []
+        for is_flat in (False, True):
+            networks = self.networks()
+            groups = [{"params": list(network.parameters()), "weight_decay": 0.1} for network in networks.values()]
+            weights = FlatWeights(networks, groups) if is_flat else None
+            gradient = None if weights is None else FlatGradient(weights, num_chunks=1, group=Group())
+            optimiser = torch.optim.AdamW(groups if weights is None else weights.param_groups(), lr=0.1, fused=True)
+            for _ in range(3):
+                if gradient is None:
+                    optimiser.zero_grad()
+                else:
+                    gradient.clear_()
+                (
+                    networks["a"](torch.ones(1, 2, 4, 4)).square().sum() + networks["b"](torch.ones(1, 5)).sum()
+                ).backward()
+                optimiser.step()
+            results.append([p.detach().clone() for network in networks.values() for p in network.parameters()])
+        for separate, flat in zip(*results, strict=True):
+            torch.testing.assert_close(flat, separate)
+
+    def test_views_of_another_buffer_have_the_parameters_places(self) -> None:
+        networks = self.networks()
+        weights = FlatWeights(networks, [{"params": [p for n in networks.values() for p in n.parameters()]}])
+        doubled = weights.views([2 * flat.detach() for flat in weights.flats])
+        for network, name in doubled:
+            torch.testing.assert_close(doubled[network, name], 2 * networks[network].get_parameter(name).detach())
