@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.config import ConfigError, DataError
-from pipeline.store.errors import LeaseHeld, ResourceError, StoreError, StoreUnavailable
+from pipeline.store.errors import ArtifactDamaged, LeaseHeld, ResourceError, StoreError, StoreUnavailable
 
 EXIT_BAD_REQUEST = 2
 EXIT_FAILED_CELLS = 3
@@ -140,7 +140,7 @@ def verify(store: str, repair: bool) -> None:
     problems = verify_store(opened, repair=repair)
     for problem in problems:
         click.echo(str(problem))
-    click.echo(f"{sum(1 for _ in opened.keys())} artifacts, {len(problems)} problems")
+    click.echo(f"{len(list(opened.keys()))} artifacts, {len(problems)} problems")
     sys.exit(EXIT_FAILED_CELLS if problems and not repair else 0)
 
 
@@ -176,7 +176,9 @@ def doctor(store: str, tracking: str | None) -> None:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["ingest", "statistics", "train", "sample", "features", "likelihood", "result"]))
+@click.argument(
+    "name", type=click.Choice(["ingest", "statistics", "train", "sample", "features", "likelihood", "result"])
+)
 @_options
 @click.option("--cell", default=None, help="Name of one cell, or how it begins; all cells without it.")
 def stage(request: Any, name: str, cell: str | None) -> None:
@@ -198,10 +200,15 @@ def main() -> None:
         error.show()
         sys.exit(EXIT_BAD_REQUEST)
     except LeaseHeld as error:
-        click.echo(f"error: another driver works on this grid: {error}; wait for it, or repeat the command later", err=True)
+        click.echo(
+            f"error: another driver works on this grid: {error}; wait for it, or repeat the command later", err=True
+        )
         sys.exit(EXIT_HELD)
     except (ConfigError, DataError, StoreError, StoreUnavailable, ResourceError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_BAD_REQUEST)
+    except ArtifactDamaged as error:
+        click.echo(f"error: {error}; repeat the command to make it again", err=True)
+        sys.exit(EXIT_FAILED_CELLS)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

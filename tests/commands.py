@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,8 @@ def kill(process: "subprocess.Popen[str]") -> None:
     """SIGKILL for the driver alone, as a crash or the memory killer would do it; then its orphans, by their session."""
     process.kill()
     process.wait()
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if process.stdout is not None:
         process.stdout.close()
 
@@ -83,7 +82,7 @@ def contents(store: str) -> dict[str, dict[str, str]]:
     """sha256 of every file of every artifact: attempt names and times are left out."""
     opened = open_store(store)
     found: dict[str, dict[str, str]] = {}
-    for key in opened.keys():
+    for key in list(opened.keys()):
         artifact = opened.find(key)
         assert artifact is not None
         found[str(key)] = {name: entry.sha256 for name, entry in artifact.files.items()}

@@ -44,7 +44,7 @@ class System:
 
 
 def build_system(
-    spec: SystemSpec | dict[str, Any],
+    spec: SystemSpec | Mapping[str, Any],
     *,
     shape: tuple[int, ...],
     num_classes: int | None,
@@ -63,13 +63,13 @@ def build_system(
     Raises:
         ConfigError: the system does not fit the data (for example a class-conditional network without labels).
     """
-    spec = parse(SystemSpec, spec, "system")
-    process = None if spec.process is None else build_process(spec.process, shape, statistics)
-    precondition = None if process is None else Precondition(process, spec.prediction)
-    needs_classes = spec.class_conditional or process is None
-    network = spec.network.build(shape, num_classes if needs_classes else None, int(np.prod(shape)), seed=seed)
-    objective = spec.objective.build(precondition)
-    return System(spec, process, precondition, {DENOISER: network}, objective)
+    checked: SystemSpec = parse(SystemSpec, spec, "system")
+    process = None if checked.process is None else build_process(checked.process, shape, statistics)
+    precondition = None if process is None else Precondition(process, checked.prediction)
+    needs_classes = checked.class_conditional or process is None
+    network = checked.network.build(shape, num_classes if needs_classes else None, int(np.prod(shape)), seed=seed)
+    objective = checked.objective.build(precondition)
+    return System(checked, process, precondition, {DENOISER: network}, objective)
 
 
 def read_statistics(artifact: Artifact, basis: str) -> Statistics:
@@ -92,9 +92,7 @@ def read_statistics(artifact: Artifact, basis: str) -> Statistics:
     return Statistics(mean=mean, variances=variances, components=components)
 
 
-def system_for(
-    spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None, *, seed: int = 0
-) -> System:
+def system_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None, *, seed: int = 0) -> System:
     """Build a system from artifact metadata: `dataset` is the metadata of an ingest artifact."""
     data = None
     if statistics is not None and spec.process is not None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -86,10 +86,10 @@ def _path_in(data: Any, location: Sequence[str | int]) -> tuple[Path, Any]:
     """The part of a pydantic location that exists in the data (union tags are dropped), and the value there."""
     path: Path = ()
     for part in location:
-        if isinstance(data, Mapping) and part in data:
-            data, path = data[part], (*path, part)
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data, path = data[part], (*path, part)
+        is_key = isinstance(data, Mapping) and part in data
+        is_position = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if is_key or is_position:
+            data, path = cast(Any, data)[part], (*path, part)
     return path, data
 
 

@@ -26,7 +26,7 @@ class NoiseStream:
     def __init__(self, seed: int) -> None:
         self.seed = int(seed)
         self._keys: dict[str, NDArray[np.uint64]] = {}
-        self._bits = np.random.Philox(key=0)
+        self._bits: Any = np.random.Philox(key=0)  # its stubs know no assignment of plain states
         self._generator = np.random.Generator(self._bits)
 
     def __reduce__(self) -> tuple[Any, ...]:

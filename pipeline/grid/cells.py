@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.baselines.system import SystemSpec
-from pipeline.config import Spec
+from pipeline.config import Spec, parse
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
 from pipeline.evaluate.features import FeatureSpec, group_size
 from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason
@@ -93,7 +93,7 @@ def cell_tasks(
     classifier, reference, net = _feature_net(evaluate, source, data)
     samples: list[Task] = []
     features: list[Task] = []
-    if reference is not None:
+    if reference is not None and net is not None:
         blocks = sample_blocks(
             system,
             sampler,
@@ -164,9 +164,10 @@ def _result(
     inputs: dict[str, Key] = {} if reference is None else {"reference": reference.key}
     inputs |= {f"features.{index:06d}": task.key for index, task in enumerate(features)}
     inputs |= {f"likelihood.{index:06d}": task.key for index, task in enumerate(likelihoods)}
-    metrics = tuple("fd" if metric == "fd_clf" else metric for metric in evaluate.metrics)
+    metrics = ["fd" if metric == "fd_clf" else metric for metric in evaluate.metrics]
     absent = {"nll": reason} if reason is not None and "nll" in evaluate.metrics else {}
-    spec = ResultSpec(metrics=metrics, num_images=evaluate.num_images, absent=absent)
+    row = {"metrics": metrics, "num_images": evaluate.num_images, "absent": absent}
+    spec = parse(ResultSpec, row, "evaluate")
     return Task("result", spec, inputs, f"result {label}")
 
 
@@ -180,5 +181,3 @@ def _short_system(system: SystemSpec | str) -> str:
     softness = getattr(schedule, "softness_a", None)
     suffix = "" if softness is None else f" a={softness:g}"
     return f"{schedule.kind} {process.basis}{suffix} {system.prediction}"
-
-

@@ -148,7 +148,13 @@ def _drafts(grid: GridSpec, combination: Combination, root: str | None, pinned: 
     for sampler in samplers:
         for seed in grid.seeds:
             tasks = cell_tasks(
-                grid.evaluate, experiment, system or baseline.control, sampler=sampler, seed=seed, root=root, pinned=pinned
+                grid.evaluate,
+                experiment,
+                system or baseline.control,
+                sampler=sampler,
+                seed=seed,
+                root=root,
+                pinned=pinned,
             )
             yield _Draft(combination, sampler, seed, _params(combination, experiment, sampler, seed), tasks)
 
@@ -185,7 +191,9 @@ def _params(
     combination: Combination, experiment: ExperimentSpec, sampler: SamplerSpec | None, seed: int
 ) -> dict[str, Any]:
     params: dict[str, Any] = {"baseline": combination.baseline.name}
-    params |= {name: value if isinstance(value, int | float) else short(value) for name, value in combination.axes.items()}
+    params |= {
+        name: value if isinstance(value, int | float) else short(value) for name, value in combination.axes.items()
+    }
     if sampler is not None:
         params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}
     if combination.baseline.control is None:

@@ -16,8 +16,10 @@ from pipeline.grid.tasks import Task, execute
 from pipeline.store import Key, Store
 from pipeline.train.outcome import Failure
 from pipeline.train.ray import run_group
+from pipeline.train.spec import TrainTask
 
 log = logging.getLogger(__name__)
+
 
 def start_ray(address: str | None, num_cpus: int | None) -> None:
     """Join the cluster at `address`, or start Ray on this machine; the environment is prepared already."""
@@ -31,7 +33,8 @@ def start_ray(address: str | None, num_cpus: int | None) -> None:
 
 def failure_of(error: BaseException, *, is_lost: bool = False) -> Failure:
     """The record of an exception; details hold the last lines of the traceback."""
-    cause = error.cause if hasattr(error, "cause") and isinstance(error.cause, BaseException) else error
+    cause = getattr(error, "cause", None)
+    cause = cause if isinstance(cause, BaseException) else error
     details = "".join(traceback.format_exception(cause))[-4000:]
     return Failure(type(cause).__name__, str(cause), details, is_lost)
 
@@ -55,12 +58,12 @@ class _StageActor:
 
 def _train_group(tasks: list[Task], store: Store, options: dict[str, Any]) -> list[Outcome]:
     """Run a training group inside a Ray task, so that several groups can run side by side."""
-    cells = [(task.key, task.spec, dict(task.inputs), task.label) for task in tasks]
+    cells: list[tuple[Key, TrainTask, dict[str, Key], str]] = []
+    for task in tasks:
+        assert isinstance(task.spec, TrainTask)
+        cells.append((task.key, task.spec, dict(task.inputs), task.label))
     failures = run_group(cells, store=store, **options)
-    return [
-        Outcome(task.key, Failure(**failures[task.key]) if task.key in failures else None)  # type: ignore[arg-type]
-        for task in tasks
-    ]
+    return [Outcome(task.key, Failure(**failures[task.key]) if task.key in failures else None) for task in tasks]
 
 
 @dataclass
@@ -83,9 +86,8 @@ class RayExecutor:
         self.total_units = max(1, min(total, max_units or total))
         self._running: dict[Any, _Running] = {}
         self._idle: list[Any] = []
-        need = {"num_gpus": 1, "num_cpus": 1} if self.has_gpus else {"num_cpus": 1}
-        self._actor_class = ray.remote(**need)(_StageActor)
-        self._group_task = ray.remote(num_cpus=0, max_retries=0)(_train_group)
+        self._actor_class: Any = ray.remote(num_cpus=1, num_gpus=1 if self.has_gpus else 0)(_StageActor)
+        self._group_task: Any = ray.remote(num_cpus=0, max_retries=0)(_train_group)
         self._groups_started = 0
 
     @property

@@ -14,6 +14,7 @@ from pipeline.grid.schedule import Outcome, Schedule, State, balanced, signature
 from pipeline.grid.status import StatusWriter, grid_documents, training_reports
 from pipeline.grid.tasks import Task
 from pipeline.store import Key, Store
+from pipeline.train.spec import TrainTask
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ def run_plan(
         events: told about finished tasks and progress.
         poll_s: longest wait between two looks at the running tasks.
     """
-    missing = plan.missing(store)
     documents = grid_documents(store, plan.grid.name)
-    documents.put("plan.json", json.dumps(plan_document(plan), indent=1).encode())
+    documents.put("plan.json", json.dumps(plan_document(plan), indent=1).encode())  # first: it protects what is reused
+    missing = plan.missing(store)
     if not missing:
         return RunReport()
     schedule = Schedule(missing)
@@ -117,7 +118,7 @@ def _admit(schedule: Schedule, executor: Executor) -> None:
     if trainings and not any(task.stage in ("ingest", "statistics") for task in ready):
         by_workers: dict[int, list[Task]] = {}
         for task in trainings:
-            workers = min(int(getattr(task.spec, "train").workers), executor.total_units)
+            workers = min(_workers(task), executor.total_units)
             by_workers.setdefault(workers, []).append(task)
         for workers, tasks in sorted(by_workers.items(), reverse=True):
             num_groups = executor.free_units // workers
@@ -128,6 +129,11 @@ def _admit(schedule: Schedule, executor: Executor) -> None:
         if task.stage != "train" and executor.free_units > 0:
             schedule.start([task])
             executor.submit(task)
+
+
+def _workers(task: Task) -> int:
+    assert isinstance(task.spec, TrainTask)
+    return task.spec.train.workers
 
 
 def _committed_early(schedule: Schedule, store: Store) -> list[Outcome]:
@@ -141,9 +147,7 @@ def _report(
     schedule: Schedule, status: StatusWriter, store: Store, plan: Plan, events: Events, *, force: bool = False
 ) -> None:
     running = [
-        key
-        for key, task in schedule.tasks.items()
-        if task.stage == "train" and schedule.states[key] is State.RUNNING
+        key for key, task in schedule.tasks.items() if task.stage == "train" and schedule.states[key] is State.RUNNING
     ]
     snapshot = status.snapshot(schedule, training_reports(store, plan.grid.name, running))
     status.write(snapshot, force=force)

@@ -64,7 +64,9 @@ class Schedule:
         """Tasks whose inputs exist, those nearest to a result first."""
         if self.stopped:
             return []
-        ready = [task for key, task in self.tasks.items() if self.states[key] is State.WAITING and self._has_inputs(task)]
+        ready = [
+            task for key, task in self.tasks.items() if self.states[key] is State.WAITING and self._has_inputs(task)
+        ]
         return sorted(ready, key=lambda task: -self._order[task.stage])
 
     def _has_inputs(self, task: Task) -> bool:

@@ -80,9 +80,7 @@ def grid_named(store: Store, name: str) -> GridSpec | None:
 class _Events:
     """Passes finished tasks to tracking and progress to the terminal."""
 
-    def __init__(
-        self, plan: Plan, store: Store, tracker: Tracker, show: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, tracker: Tracker, show: Callable[[dict[str, Any]], None]) -> None:
         self._plan, self._store, self._tracker, self._show = plan, store, tracker, show
 
     def done(self, task: Task) -> None:

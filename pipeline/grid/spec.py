@@ -56,8 +56,11 @@ class FeatureNetSpec(Spec):
 
     def system(self) -> SystemSpec:
         """The classifier as an ordinary training without a diffusion process."""
-        return SystemSpec(process=None, objective=parse(SystemSpec.model_fields["objective"].annotation, _CLASSIFY),
-                          network=self.network)
+        return SystemSpec(
+            process=None,
+            objective=parse(SystemSpec.model_fields["objective"].annotation, _CLASSIFY),
+            network=self.network,
+        )
 
 
 _CLASSIFY = {"kind": "classification"}

@@ -38,7 +38,9 @@ class StatusWriter:
             progress = float(done)
             if stage == "train":
                 progress += sum(report.get("step", 0) / max(report.get("steps", 1), 1) for report in trainings.values())
-                entry["images_per_s"] = round(sum(report.get("images_per_s") or 0.0 for report in trainings.values()), 1)
+                entry["images_per_s"] = round(
+                    sum(report.get("images_per_s") or 0.0 for report in trainings.values()), 1
+                )
             active = counts.get(State.RUNNING.value, 0) > 0
             if active or done:
                 begun = self._first_done.setdefault(stage, elapsed)

@@ -72,8 +72,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "ordering_interpolation",
-        lambda combination: _axis(combination, "ordering_r") not in (None, 0, 0.0) and (
-            _axis(combination, "ordering") != "variance"
+        lambda combination: (
+            _axis(combination, "ordering_r") not in (None, 0, 0.0) and (_axis(combination, "ordering") != "variance")
         ),
         lambda combination: (
             f"ordering_r interpolates from ordering variance to frequency; with ordering "

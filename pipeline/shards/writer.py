@@ -45,7 +45,7 @@ def encode_shard(
         first_index: position of the shard's first sample in the split.
         samples_per_block: samples per npy member, the last block may be shorter.
     """
-    if images.dtype not in (np.uint8, np.float32) or len(images) == 0:
+    if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)) or len(images) == 0:
         raise ValueError(f"a shard holds uint8 or float32 samples, found {len(images)} of {images.dtype}")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{len(images)} images need {len(images)} labels, found shape {labels.shape}")

@@ -53,12 +53,12 @@ def test_the_store_verifies_and_nothing_of_it_is_garbage(undisturbed: tuple[Path
     _, store, _ = undisturbed
     checked = run("verify", "--store", str(store))
     assert (checked.code, "0 problems" in checked.output) == (0, True), checked.output
-    assert "would delete (--delete does it): 0 items" in run("gc", "--store", str(store), "--older-than-days", "0").output
+    assert (
+        "would delete (--delete does it): 0 items" in run("gc", "--store", str(store), "--older-than-days", "0").output
+    )
 
 
-def test_a_killed_driver_is_continued_by_the_same_command(
-    undisturbed: tuple[Path, Path, str], tmp_path: Path
-) -> None:
+def test_a_killed_driver_is_continued_by_the_same_command(undisturbed: tuple[Path, Path, str], tmp_path: Path) -> None:
     grid, reference, _ = undisturbed
     store = tmp_path / "store"
     arguments = ("run", str(grid), "--store", str(store), "--tracking", "none")

@@ -40,7 +40,7 @@ def _error(text: str) -> str:
         ("optimiser:\n  kind: adam\n  lrr: 1\nsteps: 1", "grid.yaml:3: optimiser.lrr: unknown key; did you mean lr?"),
         ("optimiser: {kind: adm}\nsteps: 1", "grid.yaml:1: optimiser.kind: unknown kind 'adm'; did you mean adam?"),
         ("optimiser: {kind: adam, lr: -1}\nsteps: 1", "greater than 0, found -1"),
-        ("optimiser: {kind: adam}\nsteps: '1'", "grid.yaml:2: steps: input should be a valid integer, found \"1\""),
+        ("optimiser: {kind: adam}\nsteps: '1'", 'grid.yaml:2: steps: input should be a valid integer, found "1"'),
         ("optimiser: {kind: adam}", "grid.yaml:1: steps: is required"),
         ("optimiser: {lr: 1}\nsteps: 1", "optimiser: needs a `kind`"),
         ("optimiser: {kind: adam, lr: .inf}\nsteps: 1", "optimiser.lr"),
