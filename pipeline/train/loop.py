@@ -26,6 +26,7 @@ from pipeline.train.state import CellState, StateStore, load_state, new_state, s
 log = logging.getLogger(__name__)
 
 _YOUNG = 0.2  # share of the checkpoint interval; a checkpoint younger than that will do when we are asked to stop
+_MAX_SAVING_SHARE = 0.02  # of the time
 
 
 def train_cell(
@@ -122,6 +123,7 @@ class _Cell:
         self.unsettled: _Unsettled | None = None
         self.is_step_finite = True
         self.is_stop_agreed = False
+        self.save_s = 0.0
         self.seen = {"loss": math.nan, "grad_norm": math.nan}
 
     def run(self, report: Report | None, should_stop: Callable[[], bool]) -> None:
@@ -232,18 +234,21 @@ class _Cell:
             return False
         if self.spec.checkpoint_steps is not None and steps_done % self.spec.checkpoint_steps == 0:
             return True
-        return time.monotonic() - self.saved_at >= self.spec.checkpoint_interval_s
+        interval_s = max(self.spec.checkpoint_interval_s, self.save_s / _MAX_SAVING_SHARE)
+        return time.monotonic() - self.saved_at >= interval_s
 
     def _save(self) -> None:
         """Save what is settled, on rank 0; a store that refuses costs the checkpoint, not the training."""
         self._settle()
         if self.store is None or not self.group.is_first or self.state.step == self.saved_step:
             return
+        start = time.monotonic()
         try:
             save_state(self.state, self.store)
         except Exception as error:  # the others are already waiting in the next step
             log.warning("event=state_not_saved step=%d error=%r", self.state.step, error)
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
+        self.save_s = self.saved_at - start
 
     def _stop(self) -> None:
         self._settle()
