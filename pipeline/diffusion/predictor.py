@@ -57,9 +57,11 @@ class NetworkInputs:
 class Precondition:
     """Unit-variance network inputs, and predictions with the Gaussian optimum of the data as skip connection.
 
-    With data variances Sigma and means m per component, v = alpha^2 Sigma + sigma^2: the network sees
-    (c_t - alpha m)/sqrt(v) and its output n (unit variance on Gaussian data) enters as
-    eps = sigma (c_t - alpha m)/v + alpha sqrt(Sigma/v) n: Karras et al. 2022's c_in, c_skip and c_out per component.
+    With data variances Sigma and means m per component, v = alpha^2 Sigma + sigma^2: the network's output n (unit
+    variance on Gaussian data) enters as eps = sigma (c_t - alpha m)/v + alpha sqrt(Sigma/v) n: Karras et al. 2022's
+    c_skip and c_out per component. It sees (c_t - alpha m)/sqrt(mean v), one c_in for all components: dividing each by
+    its own deviation would raise components that are nothing but noise to the size of the others, and in the PCA basis
+    networks then learn several times more slowly.
     Other targets are this function written in the target, so an output of zero is the exact predictor of
     N(m, Sigma) for each of them. Without data statistics Sigma = 1, m = 0.
 
@@ -79,10 +81,10 @@ class Precondition:
         c_t = u_t[:, 0]
         marginal = _marginal_beside(c_t, self.process, t)
         mean, _, total = self._moments(marginal)
-        white = (c_t - _like(marginal.alpha * mean, c_t)) * _like(total.rsqrt(), c_t)
+        unit = (c_t - _like(marginal.alpha * mean, c_t)) * _like(total.mean(dim=1, keepdim=True).rsqrt(), c_t)
         gamma = marginal.gamma.clamp(-MAX_ABS_GAMMA, MAX_ABS_GAMMA)
         return NetworkInputs(
-            x=self.process.basis.to_data(white).float(),
+            x=self.process.basis.to_data(unit).float(),
             t=torch.as_tensor(t, dtype=torch.float32, device=c_t.device).expand(len(c_t)),
             gamma=gamma.to(device=c_t.device, dtype=torch.float32).expand(len(c_t), -1),
             cond=cond,

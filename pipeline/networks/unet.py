@@ -16,14 +16,14 @@ from pipeline.networks.blocks_mp import MpFamily
 FAMILIES: dict[str, BlockFamily] = {"ddpmpp": DdpmppFamily(), "mp": MpFamily()}
 
 PRESETS: dict[str, dict[str, object]] = {
-    "tiny": {"base_channels": 16, "channel_multipliers": [1, 2], "num_blocks": 1, "attention_resolutions": []},
+    "tiny": {"base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": ()},
     "small": {
         "base_channels": 64,
-        "channel_multipliers": [1, 2, 2],
+        "channel_multipliers": (1, 2, 2),
         "num_blocks": 2,
-        "attention_resolutions": [16, 14],
+        "attention_resolutions": (16, 14),
     },
-    "anchor": {"base_channels": 32, "channel_multipliers": [1, 2, 2], "num_blocks": 2, "attention_resolutions": [16]},
+    "anchor": {"base_channels": 32, "channel_multipliers": (1, 2, 2), "num_blocks": 2, "attention_resolutions": (16,)},
 }
 
 _HEAD_CHANNELS = 64
