@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
+from pipeline.baselines.devices import DEVICE_PATTERN, placed
 from pipeline.baselines.system import SystemSpec, load_classifier
 from pipeline.baselines.threads import single_thread
 from pipeline.config import Spec, runtime
@@ -51,7 +52,7 @@ class FeatureSpec(Spec):
     batch_shape: PositiveInt = 250
     seed: NonNegativeInt = 0  # of the order in which a split is read, so that groups are random in class
     with_ladder: bool = False  # known answers of the net, logged with the reference
-    device: str = runtime("cpu")
+    device: str = runtime("auto", pattern=DEVICE_PATTERN)
 
     @model_validator(mode="after")
     def _is_named_honestly(self) -> "FeatureSpec":
@@ -83,6 +84,7 @@ def run(
     Returns:
         Net and its sha256, counts, where the images came from, and the known answers if asked for.
     """
+    spec = placed(spec)
     dataset = inputs["dataset"]
     images, first, source = _images(spec, inputs)
     quantisation: int | None = dataset.meta["quantisation"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.baselines.devices import DEVICE_PATTERN, placed
 from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
 from pipeline.config import ConfigError, Spec, runtime, union
@@ -39,7 +40,7 @@ class LikelihoodBlock(Spec):
     block_size: PositiveInt = 1000
     seed: NonNegativeInt = 0  # of the dequantisation
     batch_shape: PositiveInt = 125
-    device: str = runtime("cpu")
+    device: str = runtime("auto", pattern=DEVICE_PATTERN)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "LikelihoodBlock":
@@ -72,6 +73,7 @@ def run(
     Returns:
         Counts, evaluations per image and `absent`: None or the sentence why there is no density.
     """
+    spec = placed(spec)
     meta: dict[str, Any] = {"split": spec.split, "seed": spec.seed, "num_probes": 0, "nfe": 0, "count": 0}
     reason = absent_reason(spec.system)
     if reason is not None:

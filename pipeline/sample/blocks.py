@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.baselines.devices import DEVICE_PATTERN
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, runtime, union
 from pipeline.diffusion.kernels import KERNELS
@@ -48,7 +49,7 @@ class SampleBlock(Spec):
     count: PositiveInt
     labels: Labels = "none"  # balanced: image i is of class i mod num_classes
     batch_shape: PositiveInt = 250  # images per network call; the last call is padded to it
-    device: str = runtime("cpu")
+    device: str = runtime("auto", pattern=DEVICE_PATTERN)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SampleBlock":
@@ -77,7 +78,7 @@ def sample_blocks(
     block_size: int,
     seed: int = 0,
     batch_shape: int = 250,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> list[SampleBlock]:
     """The blocks of a set of `num_images` images, in order; only the last one may hold fewer than `block_size`."""
     is_conditional = isinstance(system, SystemSpec) and system.class_conditional

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.baselines.devices import placed
 from pipeline.baselines.system import load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
 from pipeline.config import ConfigError
@@ -41,6 +42,7 @@ def run(
     Returns:
         Metadata in the layout of a data set with the one split `images`, and how the images were made.
     """
+    spec = placed(spec)
     dataset = inputs["dataset"].meta
     quantisation: int | None = dataset["quantisation"]
     num_available = None

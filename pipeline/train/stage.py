@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pipeline.baselines.devices import device_for
 from pipeline.baselines.system import DENOISER, System, system_for
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.store import Artifact
@@ -127,13 +128,6 @@ def write(cell: CellState, attempt: Folder) -> dict[str, Any]:
         "num_skipped": cell.num_skipped,
         "num_parameters": sum(p.numel() for network in cell.networks.values() for p in network.parameters()),
     }
-
-
-def device_for(name: str) -> torch.device:
-    """The device that `TrainSpec.device` names; `auto` is the GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 @contextmanager
