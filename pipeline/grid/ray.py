@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from ray.exceptions import RayActorError, RayError
 
 from pipeline.grid.environment import WORKER_ENVIRONMENT, cluster_address
 from pipeline.grid.schedule import Outcome
-from pipeline.grid.tasks import Task, execute
+from pipeline.grid.tasks import SHARDED, Task, execute
+from pipeline.ingest.ray import RayShardMap
+from pipeline.ingest.stage import ShardMap
 from pipeline.store import Key, Store
 from pipeline.train.outcome import Failure
 from pipeline.train.ray import run_group
@@ -49,11 +52,21 @@ class _StageActor:
         self._store = store
 
     def run(self, task: Task) -> Outcome:
-        try:
-            execute(task, self._store)
-        except Exception as error:  # the boundary of a cell: recorded here, the others go on
-            return Outcome(task.key, failure_of(error))
-        return Outcome(task.key)
+        return _executed(task, self._store)
+
+
+def _executed(task: Task, store: Store, shard_map: ShardMap | None = None) -> Outcome:
+    start = time.monotonic()
+    try:
+        execute(task, store, shard_map=shard_map)
+    except Exception as error:  # the boundary of a cell: recorded here, the others go on
+        return Outcome(task.key, failure_of(error))
+    return Outcome(task.key, seconds=time.monotonic() - start)
+
+
+def _spread(task: Task, store: Store) -> Outcome:
+    """Run a stage that works shard by shard; this process only hands out and collects."""
+    return _executed(task, store, RayShardMap())
 
 
 def _train_group(tasks: list[Task], store: Store, options: dict[str, Any]) -> list[Outcome]:
@@ -87,6 +100,7 @@ class RayExecutor:
         self._running: dict[Any, _Running] = {}
         self._idle: list[Any] = []
         self._actor_class: Any = ray.remote(num_cpus=1, num_gpus=1 if self.has_gpus else 0)(_StageActor)
+        self._spread_task: Any = ray.remote(num_cpus=0, max_retries=0)(_spread)
         self._group_task: Any = ray.remote(num_cpus=0, max_retries=0)(_train_group)
         self._groups_started = 0
 
@@ -95,19 +109,19 @@ class RayExecutor:
         """Units that no running task uses; idle actors count as free."""
         return self.total_units - sum(item.units for item in self._running.values())
 
-    @property
-    def running_groups(self) -> int:
-        return sum(item.actor is None for item in self._running.values())
-
     def submit(self, task: Task) -> None:
-        """Run one task on an actor of the pool."""
+        """Run one task on an actor of the pool; a stage that works shard by shard gets all free units."""
+        if task.stage in SHARDED:
+            units = self.free_units
+            self._dismiss_idle(len(self._idle))
+            self._running[self._spread_task.remote(task, self._store)] = _Running([task], units)
+            return
         actor = self._idle.pop() if self._idle else self._actor_class.remote(self._store)
         self._running[actor.run.remote(task)] = _Running([task], 1, actor)
 
     def submit_group(self, tasks: Sequence[Task], *, workers: int) -> None:
         """Train cells one after another in one worker group of `workers` processes."""
-        for _ in range(min(workers, len(self._idle))):
-            ray.kill(self._idle.pop())
+        self._dismiss_idle(workers)
         self._groups_started += 1
         options = {
             "grid": self._grid,
@@ -118,6 +132,10 @@ class RayExecutor:
         }
         reference = self._group_task.remote(list(tasks), self._store, options)
         self._running[reference] = _Running(list(tasks), workers)
+
+    def _dismiss_idle(self, count: int) -> None:
+        for _ in range(min(count, len(self._idle))):
+            ray.kill(self._idle.pop())
 
     def poll(self, timeout_s: float) -> list[Outcome]:
         """Outcomes of what ended within `timeout_s`."""
@@ -136,9 +154,6 @@ class RayExecutor:
                 lost = isinstance(error, RayActorError) or item.actor is None
                 outcomes.extend(Outcome(task.key, failure_of(error, is_lost=lost)) for task in item.tasks)
         return outcomes
-
-    def running(self) -> list[Key]:
-        return [task.key for item in self._running.values() for task in item.tasks]
 
     def close(self) -> None:
         """Stop the actors and leave (or stop) Ray."""

@@ -8,9 +8,12 @@ import numpy as np
 
 from pipeline.evaluate.comparison import Result
 from pipeline.grid.plan import Cell, Plan
+from pipeline.grid.status import grid_documents, task_seconds
 from pipeline.grid.tasks import Task
+from pipeline.sample.blocks import SampleBlock
 from pipeline.store import Artifact, Store
 from pipeline.tracking import ResultRecord, TrainRecord
+from pipeline.train.status import read_status
 
 ALIASES = {"precision_recall": "precision", "fd": "fd_clf"}
 CURVE_POINTS = 500
@@ -76,11 +79,26 @@ def result_record(plan: Plan, row: Row, store: Store) -> ResultRecord:
         fingerprint=row.cell.key.fingerprint,
         run_name=row.cell.name,
         params=params,
-        metrics=row.metrics,
+        metrics={**row.metrics, **_cost(plan, row.cell, store)},
         tags=tags,
         artifacts=artifacts,
         reasons=row.result.row["reasons"],
     )
+
+
+def _cost(plan: Plan, cell: Cell, store: Store) -> dict[str, float]:
+    """What the row took: `train_h` hours of all training workers together, `img_per_s` of one sampling worker."""
+    cost: dict[str, float] = {}
+    if cell.tasks.training is not None:
+        report = read_status(grid_documents(store, plan.grid.name), cell.tasks.training.key) or {}
+        if report.get("seconds"):
+            cost["train_h"] = round(float(report["seconds"]) * int(report.get("workers", 1)) / 3600, 5)
+    seconds = task_seconds(store, plan.grid.name)
+    blocks = [task for task in cell.tasks.samples if str(task.key) in seconds]
+    images = sum(task.spec.count for task in blocks if isinstance(task.spec, SampleBlock))
+    if images:
+        cost["img_per_s"] = round(images / sum(seconds[str(task.key)] for task in blocks), 2)
+    return cost
 
 
 def train_record(plan: Plan, task: Task, artifact: Artifact) -> TrainRecord:

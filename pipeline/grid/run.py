@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pipeline.grid.plan import Plan
 from pipeline.grid.schedule import Outcome, Schedule, State, balanced, signature
-from pipeline.grid.status import StatusWriter, grid_documents, training_reports
+from pipeline.grid.status import StatusWriter, Timings, grid_documents, training_reports
 from pipeline.grid.tasks import Task
 from pipeline.store import Key, Store
 from pipeline.train.spec import TrainTask
@@ -84,6 +84,7 @@ def run_plan(
         return RunReport()
     schedule = Schedule(missing)
     status = StatusWriter(store, plan.grid.name)
+    timings = Timings(store, plan.grid.name)
     executed: dict[str, int] = {}
     executor = make_executor()
     with _stop_signal() as stop:
@@ -97,10 +98,12 @@ def run_plan(
                     if schedule.settle(outcome) is State.DONE:
                         task = schedule.tasks[outcome.key]
                         executed[task.stage] = executed.get(task.stage, 0) + 1
+                        timings.add(outcome)
                         events.done(task)
                 _report(schedule, status, store, plan, events)
         finally:
             _report(schedule, status, store, plan, events, force=True)
+            timings.save()
             executor.close()
     failed = {key: failure for key, failure in schedule.failures.items() if schedule.states[key] is State.FAILED}
     return RunReport(

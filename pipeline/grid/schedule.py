@@ -38,6 +38,7 @@ class Outcome:
 
     key: Key
     failure: Failure | None = None
+    seconds: float = 0.0  # that the task ran; 0 where nobody measured
 
 
 @dataclass

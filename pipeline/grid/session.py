@@ -149,8 +149,8 @@ def run_grid(
 
 
 def scratch_folder() -> str:
-    """Where Ray Train keeps what may be lost: below the temporary folder, unique to this process."""
-    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-")))
+    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH (a folder that all hosts see), else local."""
+    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-", dir=os.environ.get("PIPELINE_SCRATCH"))))
 
 
 @contextmanager

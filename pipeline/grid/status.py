@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.grid.schedule import Schedule, State, signature
+from pipeline.grid.schedule import Outcome, Schedule, State, signature
 from pipeline.store import Documents, Key, Store
 from pipeline.train.status import read_status
 
@@ -64,6 +64,36 @@ class StatusWriter:
         if force or now - self._written >= WRITE_EVERY_S:
             self._written = now
             grid_documents(self.store, self.grid).put("status.json", json.dumps(snapshot, indent=1).encode())
+
+
+@dataclass
+class Timings:
+    """Seconds that each task ran, as a document of the grid: measured by a clock, so no part of any artifact."""
+
+    store: Store
+    grid: str
+    _seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def add(self, outcome: Outcome) -> None:
+        """Remember how long a task ran; saved before a result is reported, so that its record can say so."""
+        if outcome.seconds > 0:
+            self._seconds[str(outcome.key)] = round(outcome.seconds, 3)
+        if outcome.key.stage == "result":
+            self.save()
+
+    def save(self) -> None:
+        """Write what is new over what earlier runs wrote."""
+        if self._seconds:
+            known = task_seconds(self.store, self.grid)
+            text = json.dumps({**known, **self._seconds}, indent=0, sort_keys=True)
+            grid_documents(self.store, self.grid).put("timings.json", text.encode())
+            self._seconds = {}
+
+
+def task_seconds(store: Store, grid: str) -> dict[str, float]:
+    """Seconds that tasks ran, by `stage/fingerprint`; empty for a grid that never ran here."""
+    content = grid_documents(store, grid).get("timings.json")
+    return {} if content is None else json.loads(content)
 
 
 def training_reports(store: Store, grid: str, keys: Iterable[Key]) -> dict[Key, dict[str, Any]]:

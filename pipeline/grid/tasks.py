@@ -10,6 +10,7 @@ from pipeline.config import Spec
 from pipeline.evaluate import features, likelihood, result
 from pipeline.ingest import stage as ingest
 from pipeline.ingest import statistics
+from pipeline.ingest.stage import ShardMap
 from pipeline.sample import stage as sample
 from pipeline.store import Artifact, Key, Store, fingerprint
 from pipeline.train import stage as train
@@ -21,6 +22,9 @@ STAGES: dict[str, ModuleType] = {
     module.STAGE: module for module in (ingest, statistics, train, sample, features, likelihood, result)
 }
 """Stages in the order of the data flow; each module has STAGE, STAGE_VERSION and `run`."""
+
+SHARDED = (ingest.STAGE, statistics.STAGE)
+"""Stages that work shard by shard and can be spread inside one task."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,16 @@ class Task:
         return Key(self.stage, fingerprint(self.stage, version, self.spec.identity(), dict(self.inputs)))
 
 
-def execute(task: Task, store: Store, progress: Progress | None = None) -> Artifact:
+def execute(
+    task: Task, store: Store, progress: Progress | None = None, *, shard_map: ShardMap | None = None
+) -> Artifact:
     """Run a task in this process and commit what it made, unless it is there already.
+
+    Args:
+        task: what to run.
+        store: has the inputs and receives the artifact. A training keeps its resumable state there.
+        progress: called with (done, total) in the stage's own units.
+        shard_map: how the shards of ingest and statistics are spread; one after another without it.
 
     Raises:
         DataError, ConfigError: the inputs cannot be used.
@@ -65,6 +77,15 @@ def execute(task: Task, store: Store, progress: Progress | None = None) -> Artif
             raise RuntimeError(f"{task.label}: input {name} ({key}) is not in the store")
         inputs[name] = artifact
     report = progress or (lambda done, total: None)
+    state = store.state(task.key.stage, task.key.fingerprint)
+    options: dict[str, Any] = {}
+    if task.stage == train.STAGE:
+        options["state"] = state
+    if task.stage in SHARDED and shard_map is not None:
+        options["shard_map"] = shard_map
     with store.attempt(task.key, identity=task.spec.identity(), inputs=dict(task.inputs)) as attempt:
-        meta: dict[str, Any] = STAGES[task.stage].run(task.spec, inputs, attempt, report)
-        return attempt.commit(meta=meta)
+        meta: dict[str, Any] = STAGES[task.stage].run(task.spec, inputs, attempt, report, **options)
+        artifact = attempt.commit(meta=meta)
+    if task.stage == train.STAGE:
+        state.clear()
+    return artifact
