@@ -1,6 +1,7 @@
 """What a grid will cost, roughly: FLOPs of its networks over a measured matrix product."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -9,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.baselines.system import SystemSpec
 from pipeline.grid.plan import Plan
+from pipeline.grid.tasks import Task
 from pipeline.ingest.sources.base import SourceSpec
 from pipeline.sample.blocks import SampleBlock
-from pipeline.store import Key, Store
+from pipeline.store import Key
 from pipeline.train.spec import TrainTask
 
 EFFICIENCY = 0.35  # of the matrix product's rate; small networks reach less, large ones more
@@ -58,9 +60,8 @@ def forward_flops(system: SystemSpec, shape: tuple[int, ...], num_classes: int |
     return float(counter.get_total_flops())
 
 
-def estimate(plan: Plan, store: Store) -> Cost:
-    """Cost of what the store does not have yet."""
-    missing = plan.missing(store)
+def estimate(plan: Plan, missing: Mapping[Key, Task]) -> Cost:
+    """Cost of the tasks that are missing."""
     rate = matmul_gflops() * 1e9 * EFFICIENCY
     flops: dict[str, float] = {}
     shapes: dict[Key, tuple[tuple[int, ...], int | None]] = {}

@@ -49,16 +49,13 @@ def plan_lines(plan: Plan, store: Store | None, *, with_cost: bool = True) -> It
         yield f"  and {len(plan.cells) - len(shown)} more"
     yield from (f"  skipped: {label}: {reason}" for label, reason in plan.skipped)
     yield from (f"  merged: {label}: the same as {name}" for label, name in plan.merged)
-    if store is None:
-        yield f"  tasks: {_by_stage(Counter(task.stage for task in plan.tasks.values()))}; the store is empty"
-        return
-    missing = plan.missing(store)
+    missing = plan.tasks if store is None else plan.missing(store)
     if not missing:
         yield "  nothing to do: every result is in the store"
         return
     yield f"  tasks to run: {_by_stage(Counter(task.stage for task in missing.values()))}"
     if with_cost:
-        cost = estimate(plan, store)
+        cost = estimate(plan, missing)
         yield (
             f"  rough cost: {cost.num_trainings} trainings {cost.train_hours:.2f} core hours, "
             f"{cost.num_images} images {cost.sample_hours:.2f} core hours "

@@ -6,11 +6,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline.grid.plan import Plan
-from pipeline.grid.schedule import Outcome, Schedule, State, balanced, signature
+from pipeline.grid.schedule import DAMAGED, Outcome, Schedule, State, balanced, signature
 from pipeline.grid.status import StatusWriter, Timings, grid_documents, training_reports
 from pipeline.grid.tasks import Task
 from pipeline.store import Key, Store
@@ -19,6 +19,8 @@ from pipeline.train.spec import TrainTask
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+HEALING_ROUNDS = 3
+"""How often the missing tasks are planned anew when stored artifacts turn out to be damaged."""
 
 
 class Executor(Protocol):
@@ -59,6 +61,12 @@ class RunReport:
     interrupted: bool = False
     kinds: frozenset[str] = frozenset()
 
+    def after(self, earlier: "RunReport") -> "RunReport":
+        """This report with the tasks that an earlier round had finished."""
+        stages = {*earlier.executed, *self.executed}
+        executed = {stage: earlier.executed.get(stage, 0) + self.executed.get(stage, 0) for stage in stages}
+        return replace(self, executed=executed)
+
 
 def run_plan(
     plan: Plan,
@@ -79,9 +87,27 @@ def run_plan(
     """
     documents = grid_documents(store, plan.grid.name)
     documents.put("plan.json", json.dumps(plan_document(plan), indent=1).encode())  # first: it protects what is reused
-    missing = plan.missing(store)
-    if not missing:
-        return RunReport()
+    report = RunReport()
+    for _ in range(HEALING_ROUNDS):
+        missing = plan.missing(store)
+        if not missing:
+            return report
+        report = _run_missing(plan, missing, store, make_executor, events=events, poll_s=poll_s).after(report)
+        if DAMAGED not in report.kinds or report.interrupted:
+            break
+        log.warning("event=healing reason='damaged artifacts were put aside and are made again'")
+    return report
+
+
+def _run_missing(
+    plan: Plan,
+    missing: dict[Key, Task],
+    store: Store,
+    make_executor: Callable[[], Executor],
+    *,
+    events: Events,
+    poll_s: float,
+) -> RunReport:
     schedule = Schedule(missing)
     status = StatusWriter(store, plan.grid.name)
     timings = Timings(store, plan.grid.name)

@@ -129,8 +129,9 @@ class Schedule:
         return {stage: dict(table[stage]) for stage in self._order if stage in table}
 
 
-FINAL = frozenset({"ConfigError", "DataError", "Diverged", "StoreError"})
-"""Failures that another attempt cannot cure."""
+DAMAGED = "ArtifactDamaged"
+FINAL = frozenset({"ConfigError", "DataError", "Diverged", "StoreError", DAMAGED})
+"""Failures that another attempt of the same task cannot cure."""
 
 
 def balanced(tasks: list[Task], num_groups: int) -> list[list[Task]]:
