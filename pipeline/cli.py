@@ -72,6 +72,8 @@ def run(request: Any) -> None:
     for line in overview.plan_lines(the_plan, store, with_cost=False):
         click.echo(line)
     report, tracking = session.run_grid(request, the_plan, store, show=overview.ProgressPrinter(click.echo))
+    if report.refusal is not None:
+        raise DataError(report.refusal)
     for line in overview.report_lines(the_plan, store, report, tracking):
         click.echo(line)
     sys.exit(_exit_code(report))
@@ -82,8 +84,7 @@ def _exit_code(report: Any) -> int:
         return EXIT_INTERRUPTED
     if not report.failures and not report.stopped:
         return 0
-    is_bad_request = report.kinds <= {"ConfigError", "DataError", "StoreError"} and "result" not in report.executed
-    return EXIT_BAD_REQUEST if is_bad_request else EXIT_FAILED_CELLS
+    return EXIT_FAILED_CELLS
 
 
 @cli.command()

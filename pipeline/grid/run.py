@@ -5,10 +5,11 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from pipeline.grid.inputs import unreadable
 from pipeline.grid.plan import Plan
 from pipeline.grid.schedule import DAMAGED, Outcome, Schedule, State, balanced, signature
 from pipeline.grid.status import StatusWriter, Timings, grid_documents, training_reports
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 HEALING_ROUNDS = 3
 """How often the missing tasks are planned anew when stored artifacts turn out to be damaged."""
+REQUEST = frozenset({"ConfigError", "DataError", "StoreError"})
+"""Failures that a person has to cure: the grid, its data, or permissions."""
 
 
 class Executor(Protocol):
@@ -53,6 +56,7 @@ class RunReport:
         stopped: why the grid was stopped early, if it was.
         interrupted: whether a signal ended the run.
         kinds: exception classes of the failures.
+        num_rows: finished rows of the grid, also those of earlier runs; counted when something failed.
     """
 
     executed: dict[str, int] = field(default_factory=dict[str, int])
@@ -60,6 +64,16 @@ class RunReport:
     stopped: str | None = None
     interrupted: bool = False
     kinds: frozenset[str] = frozenset()
+    num_rows: int = 0
+
+    @property
+    def refusal(self) -> str | None:
+        """One sentence if the request itself is at fault: no row could be finished, and trying again is no cure."""
+        if self.interrupted or self.num_rows or not self.failures or not self.kinds <= REQUEST:
+            return None
+        label, reason = self.failures[0]
+        more = f" (and {len(self.failures) - 1} more failures)" if len(self.failures) > 1 else ""
+        return f"{label}: {reason.partition(': ')[2]}{more}"
 
     def after(self, earlier: "RunReport") -> "RunReport":
         """This report with the tasks that an earlier round had finished."""
@@ -81,7 +95,7 @@ def run_plan(
     Args:
         plan: the grid's tasks.
         store: where artifacts are committed.
-        make_executor: called once, and only if there is work.
+        make_executor: called only if there is work that can be done.
         events: told about finished tasks and progress.
         poll_s: longest wait between two looks at the running tasks.
     """
@@ -109,28 +123,28 @@ def _run_missing(
     poll_s: float,
 ) -> RunReport:
     schedule = Schedule(missing)
+    for outcome in unreadable(missing.values()):
+        schedule.settle(outcome)
     status = StatusWriter(store, plan.grid.name)
     timings = Timings(store, plan.grid.name)
     executed: dict[str, int] = {}
-    executor = make_executor()
-    with _stop_signal() as stop:
-        try:
-            while not schedule.is_finished and not stop.is_set():
-                _admit(schedule, executor)
-                outcomes = executor.poll(poll_s) + _committed_early(schedule, store)
-                for outcome in outcomes:
-                    if schedule.states[outcome.key] is State.DONE:
-                        continue
-                    if schedule.settle(outcome) is State.DONE:
-                        task = schedule.tasks[outcome.key]
-                        executed[task.stage] = executed.get(task.stage, 0) + 1
-                        timings.add(outcome)
-                        events.done(task)
-                _report(schedule, status, store, plan, events)
-        finally:
-            _report(schedule, status, store, plan, events, force=True)
-            timings.save()
-            executor.close()
+    with ExitStack() as stack:
+        executor = None if schedule.is_finished else stack.enter_context(closing(make_executor()))
+        stop = stack.enter_context(_stop_signal())  # last: starting Ray sets signal handlers of its own
+        while executor is not None and not schedule.is_finished and not stop.is_set():
+            _admit(schedule, executor)
+            outcomes = executor.poll(poll_s) + _committed_early(schedule, store)
+            for outcome in outcomes:
+                if schedule.states[outcome.key] is State.DONE:
+                    continue
+                if schedule.settle(outcome) is State.DONE:
+                    task = schedule.tasks[outcome.key]
+                    executed[task.stage] = executed.get(task.stage, 0) + 1
+                    timings.add(outcome)
+                    events.done(task)
+            _report(schedule, status, store, plan, events)
+        _report(schedule, status, store, plan, events, force=True)  # not after an error: the store may be away
+        timings.save()
     failed = {key: failure for key, failure in schedule.failures.items() if schedule.states[key] is State.FAILED}
     return RunReport(
         executed,
@@ -138,6 +152,7 @@ def _run_missing(
         schedule.stopped,
         stop.is_set(),
         frozenset(failure.kind for failure in failed.values()),
+        sum(store.find(cell.key) is not None for cell in plan.cells) if failed else 0,
     )
 
 
