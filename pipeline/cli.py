@@ -11,6 +11,7 @@ import click
 from pipeline.config import ConfigError, DataError
 from pipeline.store.errors import ArtifactDamaged, LeaseHeld, ResourceError, StoreError, StoreUnavailable
 
+PROGRAM = "python -m pipeline"
 EXIT_BAD_REQUEST = 2
 EXIT_FAILED_CELLS = 3
 EXIT_HELD = 4
@@ -124,8 +125,10 @@ def sync(request: Any) -> None:
     """Rebuild the tracking page of a grid from the store."""
     from pipeline.grid import overview, session
 
-    for line in overview.tracking_lines(session.synced(request)):
+    report = session.synced(request)
+    for line in overview.tracking_lines(report):
         click.echo(line)
+    sys.exit(EXIT_FAILED_CELLS if report.pending else 0)
 
 
 @cli.command()
@@ -194,20 +197,28 @@ def stage(request: Any, name: str, cell: str | None) -> None:
 def main() -> None:
     """Entry point: errors that a user can act on become one sentence and an exit code."""
     try:
-        cli(standalone_mode=False)
+        cli(standalone_mode=False, prog_name=PROGRAM)
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(EXIT_BAD_REQUEST)
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
+        reason = " ".join(error.format_message().split()).rstrip(".")
+        click.echo(f"error: {reason}; `{path} --help` tells what is possible", err=True)
         sys.exit(EXIT_BAD_REQUEST)
     except LeaseHeld as error:
         click.echo(
             f"error: another driver works on this grid: {error}; wait for it, or repeat the command later", err=True
         )
         sys.exit(EXIT_HELD)
-    except (ConfigError, DataError, StoreError, StoreUnavailable, ResourceError) as error:
+    except (ConfigError, DataError, StoreError, ResourceError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_BAD_REQUEST)
+    except StoreUnavailable as error:
+        click.echo(f"error: {error}; what is finished is kept, repeat the command when the store answers", err=True)
+        sys.exit(EXIT_FAILED_CELLS)
     except ArtifactDamaged as error:
         click.echo(f"error: {error}; repeat the command to make it again", err=True)
         sys.exit(EXIT_FAILED_CELLS)

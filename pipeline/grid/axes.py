@@ -44,8 +44,10 @@ class Combination:
 
 
 def short(value: Any) -> str:
-    """A value as a name shows it: numbers without trailing zeros, mappings by their kind."""
+    """A value as a name shows it: numbers without trailing zeros, mappings by their name or kind."""
     if isinstance(value, Mapping):
+        if isinstance(value.get("name"), str):  # a data set
+            return value["name"]
         rest = [f"{key}={short(item)}" for key, item in value.items() if key not in ("kind", "preset")]
         return "-".join([str(value.get("preset", value.get("kind", "custom"))), *rest])
     if isinstance(value, list | tuple):

@@ -14,6 +14,7 @@ from pipeline.grid.tasks import Task
 from pipeline.grid.validity import refusal
 from pipeline.sample.blocks import SamplerSpec
 from pipeline.store import Key, Store, fingerprint
+from pipeline.store.layout import QUARANTINE, key_of
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,12 @@ class Plan:
         return fingerprint("grid", 1, [cell.key.fingerprint for cell in self.cells], {})
 
     def missing(self, store: Store) -> dict[Key, Task]:
-        """The tasks that still have to run: walking back from the results, nothing behind an artifact that exists."""
+        """The tasks that still have to run: walking back from the results, nothing behind an artifact that exists.
+
+        What was put aside as damaged is made again in any case, so that the store is whole afterwards.
+        """
         needed: set[Key] = set()
-        stack = [cell.key for cell in self.cells]
+        stack = [cell.key for cell in self.cells] + [key for key in _put_aside(store) if key in self.tasks]
         while stack:
             key = stack.pop()
             if key in needed or store.find(key) is not None:
@@ -76,6 +80,12 @@ class Plan:
             needed.add(key)
             stack.extend(self.tasks[key].inputs.values())
         return {key: task for key, task in self.tasks.items() if key in needed}
+
+
+def _put_aside(store: Store) -> list[Key]:
+    """Artifacts whose manifest is in quarantine."""
+    names = (stat.key.removeprefix(f"{QUARANTINE}/") for stat in store.objects.scan(f"{QUARANTINE}/"))
+    return [key for key in map(key_of, names) if key is not None]
 
 
 def make_plan(grid: GridSpec, *, root: str | None = None) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from pipeline.config import ConfigError
 from pipeline.grid.environment import WORKER_ENVIRONMENT, cluster_address
 from pipeline.grid.schedule import Outcome
 from pipeline.grid.tasks import SHARDED, Task, execute
@@ -25,11 +26,19 @@ log = logging.getLogger(__name__)
 
 
 def start_ray(address: str | None, num_cpus: int | None) -> None:
-    """Join the cluster at `address`, or start Ray on this machine; the environment is prepared already."""
+    """Join the cluster at `address`, or start Ray on this machine; the environment is prepared already.
+
+    Raises:
+        ConfigError: the cluster cannot be joined, for example because it has another version of Ray.
+    """
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     joined = cluster_address(address)
     if joined is not None:
-        ray.init(address=joined, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+        try:
+            ray.init(address=joined, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"cannot join the Ray cluster at {joined}: {reason}") from error
     else:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
 

@@ -26,6 +26,9 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 """Data sets by name; relative locations are below the data folder."""
 
+SORTABLE = {"fd_clf": "fd_clf_", "kid": "kid_clf_", "nll": "nll_bpd"}
+"""How the names of those metrics begin that are small for good models; a table is sorted by one of them."""
+
 MAX_COMBINATIONS = 10_000
 
 
@@ -73,7 +76,7 @@ class EvaluateSpec(Spec):
     block_images: PositiveInt = 1000  # images per sampling task and artifact
     batch_images: PositiveInt = 250  # images per network call, part of what an image is
     samplers: dict[str, tuple[SamplerSpec, ...]] = Field(default_factory=dict)
-    metrics: tuple[Metric, ...] = ("fd_clf", "nll")
+    metrics: tuple[Metric, ...] = Field(default=("fd_clf", "nll"), min_length=1)
     likelihood: union(LIKELIHOODS) = LIKELIHOODS["ode"]()
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
@@ -98,6 +101,14 @@ class EvaluateSpec(Spec):
     def _blocks_fit(self) -> "EvaluateSpec":
         if self.batch_images > self.block_images:
             raise ValueError(f"batch_images = {self.batch_images} is more than block_images = {self.block_images}")
+        return self
+
+    @model_validator(mode="after")
+    def _primary_is_measured(self) -> "EvaluateSpec":
+        possible = [SORTABLE[metric] for metric in self.metrics if metric in SORTABLE]
+        if self.primary is not None and not self.primary.startswith(tuple(possible)):
+            names = " or ".join(f"{name}<data set>" if name.endswith("_") else name for name in possible)
+            raise ValueError(f"primary = {self.primary} is no metric to sort by here; use {names or 'none'}")
         return self
 
 
