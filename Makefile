@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench environment clean
+.PHONY: quickstart test check bench docs environment clean
 
 environment: $(STAMP)
 
@@ -28,6 +28,9 @@ check: $(STAMP)  ## format, lint, types, import direction, fast tests
 
 bench: $(STAMP)  ## side by side measurements; one JSON line each
 	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+docs: $(STAMP)  ## fill the tables of the documentation from the code
+	$(BIN)/python -m pipeline.grid.reference README.md docs
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
