@@ -13,10 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.baselines import BASELINES
 from pipeline.config import ConfigError, closest
 from pipeline.grid.environment import prepare_environment
 from pipeline.grid.plan import Plan, make_plan
-from pipeline.grid.records import finished_rows, primary_metric, records, result_record, table_columns, train_record
+from pipeline.grid.records import (
+    Row,
+    finished_rows,
+    primary_metric,
+    records,
+    result_record,
+    table_columns,
+    train_record,
+)
 from pipeline.grid.run import Executor, RunReport, run_plan
 from pipeline.grid.spec import GridSpec, load_grid
 from pipeline.grid.status import grid_documents
@@ -108,9 +117,14 @@ def tracker_for(plan: Plan, store: Store, uri: str | None) -> Tracker:
 
 
 def note_rows(plan: Plan, store: Store) -> list[dict[str, object]]:
-    """The best rows for the note above the tracking table."""
+    """The best rows for the note above the tracking table: models first, control rows after them."""
     primary = primary_metric(plan)
-    rows = sorted(finished_rows(plan, store), key=lambda row: row.metrics.get(primary, float("inf")))
+
+    def rank(row: Row) -> tuple[bool, float]:
+        is_control = BASELINES[row.cell.params["baseline"]].control is not None
+        return is_control, row.metrics.get(primary, float("inf"))
+
+    rows = sorted(finished_rows(plan, store), key=rank)
     names = [name.removeprefix("metrics.") for name in table_columns(plan) if name.startswith("metrics.")]
     return [
         {"cell": row.cell.name, **{name: row.metrics[name] for name in names if name in row.metrics}}
