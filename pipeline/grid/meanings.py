@@ -36,7 +36,7 @@ MEANINGS = {
     "EvaluateSpec.likelihood": "how `nll` is computed",
     "EvaluateSpec.nll_block_images": "test images per task and artifact",
     "EvaluateSpec.feature_net": "the classifier of `fd_clf`, `kid` and `precision_recall`",
-    "EvaluateSpec.primary": "what sorts the table, smallest first; null: `fd_clf_<name>`, or `nll_bpd` without `fd_clf`",
+    "EvaluateSpec.primary": "what sorts the table, smallest first; null: `fd_clf_<name>`, else `nll_bpd`",
     "FeatureNetSpec.network": "its size",
     "FeatureNetSpec.train": "its optimisation, with the defaults shown",
     "FeatureNetSpec.seed": "of its training",
