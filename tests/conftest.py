@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from jaxtyping import install_import_hook 
+from jaxtyping import install_import_hook
 
 _hook = install_import_hook(["pipeline.diffusion", "pipeline.networks"], "beartype.beartype")
 

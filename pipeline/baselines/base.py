@@ -17,6 +17,7 @@ class Baseline:
         summary: one sentence with the source.
         axes: the axes that it takes, each with its default value.
         choices: for some axes, the only values that this baseline allows, and why in one clause.
+        needs: axes that mean something only while another axis has a certain value: name -> (other axis, value).
         system: expands the axes to the tree of `SystemSpec` less the network; None for a control row.
         samplers: samplers used when the grid names none.
         control: a row that needs no training: the Gaussian fitted to the data, or the data's own test images.
@@ -28,4 +29,5 @@ class Baseline:
     system: Callable[[Axes], dict[str, Any]] | None
     samplers: tuple[Mapping[str, Any], ...] = ()
     choices: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict[str, Any])
+    needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict[str, tuple[str, Any]])
     control: Literal["gaussian", "test_split"] | None = None

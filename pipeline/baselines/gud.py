@@ -44,6 +44,7 @@ GUD = Baseline(
         "weighting": "uniform",
     },
     choices={"degradation": (("noise",), "its forward process is Gaussian in every component")},
+    needs=dict.fromkeys(_SCHEDULE_AXES, ("schedule", "gud")),
     system=_system,
     samplers=({"kind": "ddim", "steps": 50},),
 )

@@ -19,7 +19,7 @@ def with_overrides(document: Document, assignments: Sequence[str]) -> Document:
         path, separator, text = assignment.partition("=")
         source = f"--set {assignment}"
         if not separator or not path.strip():
-            raise ConfigError(f"{source}: write path=value, for example train.lr=1e-4")
+            raise ConfigError(f"{source}: write path=value, for example experiment.train.lr=1e-4")
         parts = [int(part) if part.isdigit() else part for part in path.strip().split(".")]
         _assign(data, parts, parse_yaml(text, source).data, source)
         prefix = tuple(parts)

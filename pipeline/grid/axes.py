@@ -37,6 +37,12 @@ class Combination:
         return {name: self.given.get(name, default) for name, default in self.baseline.axes.items()}
 
     @property
+    def idle(self) -> list[str]:
+        """Axes that mean nothing here, because another axis has not the value that they need."""
+        axes = self.axes
+        return [name for name, (other, value) in self.baseline.needs.items() if axes[other] != value]
+
+    @property
     def label(self) -> str:
         """The combination as the grid file states it."""
         values = [f"{name}={short(value)}" for name, value in {**self.given, **self.overrides}.items()]

@@ -156,7 +156,7 @@ def _drafts(grid: GridSpec, combination: Combination, root: str | None, pinned: 
         given = grid.evaluate.samplers.get(baseline.name)
         samplers = given or tuple(parse(SamplerSpec, dict(entry), "sampler") for entry in baseline.samplers)
     for sampler in samplers:
-        for seed in grid.seeds:
+        for seed in grid.seeds if baseline.control != "test_split" else grid.seeds[:1]:
             tasks = cell_tasks(
                 grid.evaluate,
                 experiment,
@@ -202,7 +202,9 @@ def _params(
 ) -> dict[str, Any]:
     params: dict[str, Any] = {"baseline": combination.baseline.name}
     params |= {
-        name: value if isinstance(value, int | float) else short(value) for name, value in combination.axes.items()
+        name: value if isinstance(value, int | float) else short(value)
+        for name, value in combination.axes.items()
+        if name not in combination.idle
     }
     if sampler is not None:
         params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}

@@ -47,6 +47,7 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     *({"schedule": schedule} for schedule in SCHEDULES),
     *({"ordering": ordering} for ordering in get_args(Ordering)),
     {"ordering": "rank", "ordering_r": 0.5},
+    {"schedule": "columns", "softness_a": 0.5},
 )
 """Axis values that are tried with every baseline and basis; each rule of `RULES` refuses at least one."""
 

@@ -43,6 +43,7 @@ class Events(Protocol):
     """Who wants to know what happens."""
 
     def done(self, task: Task) -> None: ...
+    def training(self, task: Task, report: dict[str, Any]) -> None: ...
     def status(self, snapshot: dict[str, Any]) -> None: ...
 
 
@@ -193,7 +194,10 @@ def _report(
     running = [
         key for key, task in schedule.tasks.items() if task.stage == "train" and schedule.states[key] is State.RUNNING
     ]
-    snapshot = status.snapshot(schedule, training_reports(store, plan.grid.name, running))
+    reports = training_reports(store, plan.grid.name, running)
+    for key, report in reports.items():
+        events.training(schedule.tasks[key], report)
+    snapshot = status.snapshot(schedule, reports)
     status.write(snapshot, force=force)
     events.status(snapshot)
 

@@ -91,6 +91,7 @@ class _Events:
 
     def __init__(self, plan: Plan, store: Store, tracker: Tracker, show: Callable[[dict[str, Any]], None]) -> None:
         self._plan, self._store, self._tracker, self._show = plan, store, tracker, show
+        self._seen: dict[Key, int] = {}
 
     def done(self, task: Task) -> None:
         artifact = self._store.find(task.key)
@@ -100,6 +101,13 @@ class _Events:
             for row in finished_rows(self._plan, self._store):
                 if row.cell.key == task.key:
                     self._tracker.put(result_record(self._plan, row, self._store))
+
+    def training(self, task: Task, report: dict[str, Any]) -> None:
+        values = {name: report[name] for name in ("loss", "grad_norm", "lr") if report.get(name) is not None}
+        step = int(report.get("step", 0))
+        if values and self._seen.get(task.key) != step:
+            self._seen[task.key] = step
+            self._tracker.progress(task.key.fingerprint, values, step, run_name=task.label)
 
     def status(self, snapshot: dict[str, Any]) -> None:
         self._show(snapshot)

@@ -24,6 +24,16 @@ def _foreign_axes(combination: Combination) -> list[str]:
     return [name for name in combination.given if name not in combination.baseline.axes]
 
 
+def _idle_given(combination: Combination) -> list[str]:
+    return [name for name in combination.given if name in combination.idle]
+
+
+def _idle_sentence(combination: Combination) -> str:
+    name = _idle_given(combination)[0]
+    other, value = combination.baseline.needs[name]
+    return f"{name} means something only with {other} = {short(value)}; {other} is {short(_axis(combination, other))}"
+
+
 def _forbidden_choice(combination: Combination) -> str | None:
     for name, (allowed, clause) in combination.baseline.choices.items():
         value = _axis(combination, name)
@@ -63,6 +73,7 @@ RULES: tuple[Rule, ...] = (
         lambda combination: _forbidden_choice(combination) is not None,
         lambda combination: str(_forbidden_choice(combination)),
     ),
+    Rule("axes_that_need_another", lambda combination: bool(_idle_given(combination)), _idle_sentence),
     Rule(
         "component_schedule_of_ddpm",
         lambda combination: (

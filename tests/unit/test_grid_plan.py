@@ -126,6 +126,7 @@ def test_combinations_that_make_no_sense_are_skipped_with_a_reason_and_the_rest_
 VIOLATIONS: dict[str, dict[str, Any]] = {
     "axes_of_the_baseline": {"baseline": "ddpm", "softness_a": 1},
     "choices_of_the_baseline": {"baseline": "gud", "degradation": "blur"},
+    "axes_that_need_another": {"baseline": "gud", "schedule": "vp", "softness_a": 0.5},
     "component_schedule_of_ddpm": {"baseline": "ddpm", "schedule": "gud"},
     "ordering_interpolation": {"baseline": "gud", "ordering": "rank", "ordering_r": 0.5},
     "ordering_level": {"baseline": "gud", "ordering": "level", "basis": "dct"},
