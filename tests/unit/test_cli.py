@@ -70,7 +70,7 @@ SETTINGS = {
     "missing file": ("experiment.dataset={kind: idx, name: x, uri: no/where}", r"/no/where: no such file or folder"),
     "data folder not set": ("experiment.dataset=mnist", r"/mnist: no such file or folder; check .*PIPELINE_DATA"),
     "unsafe location": ("experiment.dataset={kind: idx, name: x, uri: 'pipe:cat x'}", r"scheme pipe: .* is not opened"),
-    "no value": ("experiment.train.lr", r"write path=value, for example train\.lr=1e-4"),
+    "no value": ("experiment.train.lr", r"write path=value, for example .*train\.lr=1e-4"),
 }
 
 
