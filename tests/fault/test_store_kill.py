@@ -25,7 +25,7 @@ def kill(url: str, tmp_path: Path, *, num_kills: int, seed: int) -> None:
     rounds = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rounds) == num_kills
     assert [each["problems"] for each in rounds if each["problems"]] == [], f"seed {seed}"
-    assert sum(each["is_killed"] for each in rounds) >= num_kills // 3, "most writers have to die at work"
+    assert sum(each["is_killed"] for each in rounds) >= max(1, num_kills // 10), "too few writers died at work"
     store = open_store(url, cache=tmp_path / "cache")
     assert verify(store) == []
     assert_only_results_remain(store)
