@@ -32,6 +32,10 @@ class SystemClock:
         time.sleep(seconds)
 
 
+WORTH_TELLING_S = 5.0
+"""Shorter waits pass unnoticed; longer ones are logged as warnings."""
+
+
 @dataclass(frozen=True)
 class Retry:
     """Tries an operation until it answers.
@@ -65,5 +69,6 @@ class Retry:
                 spent = self.clock.monotonic() - start
                 if spent + wait > self.budget_s:
                     raise StoreUnavailable(f"{what}: {error} ({tries} tries in {spent:.0f} s)") from error
-                log.warning("event=store_retry what=%s tries=%d wait_s=%.1f error=%s", what, tries, wait, error)
+                level = logging.WARNING if wait >= WORTH_TELLING_S else logging.INFO
+                log.log(level, "event=store_retry what=%s tries=%d wait_s=%.1f error=%s", what, tries, wait, error)
                 self.clock.sleep(wait)

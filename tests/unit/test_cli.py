@@ -46,7 +46,7 @@ def assert_refused(called: Called, command: CommandLine, store: Path, sentence: 
     assert called.code == 2, called
     assert re.search(sentence, called.sentence), called.sentence
     assert called.sentence.startswith("error: ")
-    assert called.err.count("\n") == 1 + called.err.count("event=store_retry")
+    assert called.err.count("\n") == 1
     assert command.executors == []
     assert not (store / "artifacts").exists()
 
