@@ -87,12 +87,18 @@ def result_record(plan: Plan, row: Row, store: Store) -> ResultRecord:
 
 
 def _cost(plan: Plan, cell: Cell, store: Store) -> dict[str, float]:
-    """What the row took: `train_h` hours of all training workers together, `img_per_s` of one sampling worker."""
+    """What the row took: `train_h` hours of all training workers together, `img_per_s` of one sampling worker.
+
+    A training that was continued knows its last sitting only; its steps before that are counted at the same rate.
+    """
     cost: dict[str, float] = {}
     if cell.tasks.training is not None:
         report = read_status(grid_documents(store, plan.grid.name), cell.tasks.training.key) or {}
-        if report.get("seconds"):
-            cost["train_h"] = round(float(report["seconds"]) * int(report.get("workers", 1)) / 3600, 5)
+        steps = int(report.get("steps", 0))
+        in_sitting = steps - int(report.get("start_step", 0))
+        if report.get("seconds") and in_sitting > 0:
+            hours = float(report["seconds"]) * int(report.get("workers", 1)) / 3600
+            cost["train_h"] = round(hours * steps / in_sitting, 5)
     seconds = task_seconds(store, plan.grid.name)
     blocks = [task for task in cell.tasks.samples if str(task.key) in seconds]
     images = sum(task.spec.count for task in blocks if isinstance(task.spec, SampleBlock))
