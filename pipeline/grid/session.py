@@ -153,8 +153,9 @@ def run_grid(
         prepare_environment(request.address)
         from pipeline.grid.ray import RayExecutor, start_ray  # only here: it takes seconds, and reads the environment
 
+        scratch = scratch_folder()
         start_ray(request.address, request.max_units)
-        return RayExecutor(store, grid=plan.grid.name, scratch=scratch_folder(), max_units=request.max_units)
+        return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
     with _grid_lease(store, plan):
         tracker = tracker_for(plan, store, request.tracking_uri())
@@ -171,8 +172,15 @@ def run_grid(
 
 
 def scratch_folder() -> str:
-    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH (a folder that all hosts see), else local."""
-    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-", dir=os.environ.get("PIPELINE_SCRATCH"))))
+    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH (a folder that all hosts see), else local.
+
+    Raises:
+        ConfigError: PIPELINE_SCRATCH is no folder.
+    """
+    given = os.environ.get("PIPELINE_SCRATCH")
+    if given and not Path(given).is_dir():
+        raise ConfigError(f"PIPELINE_SCRATCH: {given} is no folder; make it or unset the variable")
+    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-", dir=given or None)))
 
 
 @contextmanager

@@ -13,16 +13,15 @@ from urllib.parse import urlsplit
 
 from pipeline.config import ConfigError, DataError
 from pipeline.shards.remote_https import download_https
+from pipeline.store.cache import default_root
 
-CACHE_VARIABLE = "PIPELINE_CACHE"
 _DIGESTS: dict[tuple[str, int, int, int], str] = {}
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
 def cache_folder() -> Path:
-    """Where remote inputs are kept: `$PIPELINE_CACHE`, else `pipeline` below the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pipeline"
+    """Where remote inputs are kept: `fetched` below this host's cache, `$PIPELINE_CACHE_DIR` or the user's."""
+    folder = default_root() / "fetched"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

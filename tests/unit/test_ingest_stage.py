@@ -157,7 +157,7 @@ def test_cifar_jpegs_are_read_from_their_archive(tmp_path: Path) -> None:
 def test_a_prefix_in_s3_gives_the_same_data_set(
     s3_url: str, idx: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
     bucket, prefix = s3_url.removeprefix("s3://").split("/")
     for name, content in idx_files().items():
         boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)

@@ -1,0 +1,42 @@
+"""What a command does around a run: scratch folder, cost of a row, order of the note."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError
+from pipeline.grid.records import finished_rows, result_record
+from pipeline.grid.session import note_rows, scratch_folder
+from pipeline.grid.status import grid_documents
+from pipeline.grid.tasks import execute
+from pipeline.store import open_store
+from tests.unit.test_grid_plan import plan_of
+
+
+def test_a_scratch_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_SCRATCH", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"PIPELINE_SCRATCH: .*nowhere is no folder"):
+        scratch_folder()
+    monkeypatch.setenv("PIPELINE_SCRATCH", str(tmp_path))
+    assert Path(scratch_folder()).parent == tmp_path
+
+
+def test_the_note_names_models_before_control_rows_and_rows_know_their_cost(tmp_path: Path) -> None:
+    plan = plan_of(grid=[{"baseline": "test_split"}, {"baseline": "ddpm"}], evaluate={"metrics": ["fd_clf"]})
+    store = open_store(tmp_path)
+    for task in plan.tasks.values():
+        execute(task, store)
+    assert [row["cell"] for row in note_rows(plan, store)] == ["ddpm", "test_split"]
+
+    (trained,) = (row for row in finished_rows(plan, store) if row.cell.name == "ddpm")
+    documents = grid_documents(store, plan.grid.name)
+    blocks = {str(task.key): 4.0 for task in trained.cell.tasks.samples}
+    documents.put("timings.json", json.dumps(blocks).encode())
+    training = trained.cell.tasks.training
+    assert training is not None
+    report = {"key": str(training.key), "seconds": 18.0, "workers": 2, "steps": 20, "start_step": 10}
+    documents.put(f"status/{training.key.short}.json", json.dumps(report).encode())
+    metrics = result_record(plan, trained, store).metrics
+    assert metrics["img_per_s"] == 10.0
+    assert metrics["train_h"] == pytest.approx(18 * 2 * 2 / 3600), "the first half took as long as the second"
