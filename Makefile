@@ -27,7 +27,7 @@ check: $(STAMP)  ## format, lint, types, import direction, fast tests
 	$(BIN)/python -m pytest -m "not slow"
 
 bench: $(STAMP)  ## side by side measurements; one JSON line each
-	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	for script in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$script; done
 
 docs: $(STAMP)  ## fill the tables of the documentation from the code
 	$(BIN)/python -m pipeline.grid.reference README.md docs
