@@ -83,8 +83,7 @@ def test_shapes_and_dtype(schedule: dict) -> None:
 def test_derivative_is_the_gradient_away_from_kinks(schedule: dict) -> None:
     process = process_of(schedule)
     t = smooth_times(process).requires_grad_()
-    if len(t) == 0:
-        pytest.skip("every time is near a kink")
+    assert len(t) > 0, "every time is near a kink"
     level = process.schedule(t)
     for component in range(0, level.gamma.shape[1], 5):
         (slope,) = torch.autograd.grad(level.gamma[:, component].sum(), t, retain_graph=True)
