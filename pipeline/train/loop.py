@@ -130,6 +130,7 @@ class _Cell:
         """From the newest saved state to the end."""
         spec, state = self.spec, self.state
         load_state(state, self.store, self.group)
+        state.objective.bind(state.networks, state.averaged, self._autocast)
         self.saved_step, self.saved_at = state.step, time.monotonic()
         if state.skips_in_row > spec.max_skips:
             self._raise_diverged()
@@ -144,6 +145,8 @@ class _Cell:
         self._settle()
 
     def _one_step(self, step: int, stop: bool) -> None:
+        if self.state.objective.uses_average:
+            self._settle()
         lr = self.spec.lr_at(step)
         draws = [
             Draws(self.stream, step, range(first, last), self.spec.batch, self.device) for first, last in self.bounds
@@ -175,18 +178,21 @@ class _Cell:
     def _backward(self, phase: Phase, draws: list[Draws], gradient: FlatGradient) -> None:
         """Gradient and loss of this worker's chunks."""
         network = self.state.networks[phase.network]
-        is_bf16 = self.spec.precision == "bf16"
         for chunk in draws:
             inputs = phase.inputs(self.data.batch(chunk), chunk)
             masks = dropout_masks(network, chunk) if self.has_dropout[phase.network] else nullcontext()
             call = inputs.network
-            with masks, torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            with masks, self._autocast():
                 output = network(call.x, call.t, call.gamma, call.cond)
             losses, metrics = phase.loss(inputs, output.float())
             loss = losses.sum() / self.spec.batch
             loss.backward()
             self.metric_names[phase.optimiser] = sorted(metrics)
             gradient.add_chunk_(loss, {name: value.sum() / self.spec.batch for name, value in metrics.items()})
+
+    def _autocast(self) -> torch.autocast:
+        """The precision of network calls."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bf16")
 
     def _settle(self) -> None:
         """Take note of the last phase: average, curve, skips. All workers see the same numbers and decide the same."""

@@ -56,7 +56,7 @@ class CellState:
     num_skipped: int = 0
 
     def averaged(self, network: str) -> dict[str, Tensor]:
-        """The state dict of a network with averages in place of all weights that are trained."""
+        """The state dict of a network with averages in place of all weights that are trained; live, not a copy."""
         result = dict(self.networks[network].state_dict())
         for name, average in self.averages.items():
             views = self.flat_weights[name].views(list(average.weights().values()))

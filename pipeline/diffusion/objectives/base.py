@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -68,6 +69,10 @@ class Draws:
         positions = torch.tensor(self.positions, dtype=torch.float64)
         return ((offset + positions / self.global_batch) % 1.0).to(self.device)
 
+    def level_times(self, name: str, num_levels: int) -> Float[Tensor, " batch"]:
+        """Low-discrepancy levels as times k / num_levels, k = 1 ... num_levels, float64; each is equally likely."""
+        return (1 + torch.floor(self.times(name) * num_levels)).clamp(max=num_levels) / num_levels
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseInputs:
@@ -98,10 +103,13 @@ class Phase:
 
 
 class Objective(ABC):
-    """What is minimised. The train loop alone calls networks, backward, all-reduce, clip, step and EMA."""
+    """What is minimised. The train loop alone calls backward, all-reduce, clip, step and EMA, and a phase's network."""
 
     network = "network"
     """Name under which the one network of a single-network objective is known."""
+
+    uses_average: bool = False
+    """Whether inputs of phases read the averaged weights; the loop then brings them up to date before each step."""
 
     @property
     def is_stackable(self) -> bool:
@@ -111,6 +119,22 @@ class Objective(ABC):
     def optimisers(self, networks: Mapping[str, nn.Module]) -> dict[str, list[dict[str, Any]]]:
         """Parameter groups by optimiser name; by default one optimiser per network, named like it."""
         return {name: [{"params": list(network.parameters())}] for name, network in networks.items()}
+
+    def bind(  # noqa: B027  most objectives need nothing
+        self,
+        networks: Mapping[str, nn.Module],
+        averaged: Callable[[str], Mapping[str, Tensor]],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Take hold of what a phase's inputs need beside the phase's own network call; by default nothing.
+
+        Called once, when networks and averages are in place and restored.
+
+        Args:
+            networks: by name; their weights change in place as training goes on.
+            averaged: the averaged weights of a network by parameter name, live: later updates show in these tensors.
+            autocast: the precision in which the loop calls networks, as a context.
+        """
 
     @abstractmethod
     def phases(self, step: int) -> tuple[Phase, ...]:
@@ -128,6 +152,19 @@ class Objective(ABC):
 
 class ObjectiveSpec(Spec):
     """Base of the entries of `OBJECTIVES`."""
+
+    no_density: ClassVar[str | None] = None
+    """Why models trained like this have no likelihood, in one sentence; None where the process decides."""
+
+    @property
+    def num_times(self) -> int:
+        """Times that the network reads: 0 none, 1 that of its input, 2 also that of what it predicts."""
+        return 0
+
+    @property
+    def num_latents(self) -> int | None:
+        """Length of the latent code that the network reads and a second network, `encoder`, finds; None: no code."""
+        return None
 
     @abstractmethod
     def build(self, precondition: Precondition | None = None) -> Objective:
