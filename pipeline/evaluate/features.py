@@ -1,4 +1,4 @@
-"""The features stage: images reduced to mergeable statistics per group of images, and a sample of feature rows."""
+"""The features stage: images reduced to mergeable statistics, a sample of feature rows, and counts of diversity."""
 
 import hashlib
 import logging
@@ -16,6 +16,7 @@ from pipeline.baselines.system import SystemSpec, load_classifier
 from pipeline.baselines.threads import single_thread
 from pipeline.config import Spec, runtime
 from pipeline.diffusion.randomness import NoiseStream
+from pipeline.evaluate.diversity import Diversity
 from pipeline.evaluate.jackknife import NUM_BLOCKS
 from pipeline.evaluate.ladder import held_out_accuracy, known_answers
 from pipeline.evaluate.statistics import FeatureStatistics, merged, packed
@@ -23,7 +24,7 @@ from pipeline.shards import LabelledImages, read_split, to_float
 from pipeline.store import Artifact, Attempt
 
 STAGE = "features"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 RAW_NET = "fd_data"
 
 LOG = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ Extractor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class FeatureNet(Protocol):
-    """What a net must offer: logits (n, classes) when called, and features (n, dim)."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
+    """What a net must offer: features (n, dim) of images, and class logits (n, classes) of features."""
 
     def features(self, x: Tensor) -> Tensor: ...
+
+    def logits(self, features: Tensor) -> Tensor: ...
 
 
 class FeatureSpec(Spec):
@@ -73,7 +74,8 @@ def group_size(num_images: int, *, largest: int = 50) -> int:
 def run(
     spec: FeatureSpec, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
-    """Write `features.npz`: group statistics, first image index of every group, and feature rows with their index.
+    """Write `features.npz`: group statistics, first image index of every group, feature rows with their index, and the
+    counts of `Diversity`.
 
     Args:
         spec: which net on which images.
@@ -104,6 +106,8 @@ def run(
             "group_size": size,
             "source": source,
         }
+        logits = None if net is None else _logits(net, features, spec)
+        diversity = Diversity.of(images.images, quantisation, first=first, logits=logits)
         if spec.with_ladder:
             meta |= _known_answers(spec, dataset, net, train=images, reference=merged(groups))
     rows = np.arange(min(spec.num_rows, len(features)))
@@ -114,6 +118,7 @@ def run(
         first=np.array([first + i for i in starts], np.int64),
         rows=features[rows],
         rows_index=first + rows,
+        **diversity.packed(),
     )
     return meta
 
@@ -155,6 +160,13 @@ def _extractor(net: FeatureNet | None, device: str) -> Extractor:
 @torch.no_grad()
 def _call(function: Callable[[Tensor], Tensor], x: NDArray[np.float32], device: str) -> NDArray[np.float32]:
     return function(torch.from_numpy(np.ascontiguousarray(x)).to(device)).float().cpu().numpy()
+
+
+def _logits(net: FeatureNet, features: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
+    """Class logits (n, classes) of feature rows (n >= 0, dim), in batches of one shape."""
+    if len(features) == 0:
+        return _call(net.logits, np.zeros((1, features.shape[1]), np.float32), spec.device)[:0]
+    return in_batches(features, lambda rows: _call(net.logits, rows, spec.device), batch_shape=spec.batch_shape)
 
 
 def _images(spec: FeatureSpec, inputs: dict[str, Artifact]) -> tuple[LabelledImages, int, dict[str, Any]]:
@@ -213,8 +225,8 @@ def _known_answers(
         seed=spec.seed,
     )
     if net is not None and held_out.labels is not None:
-        logits = in_batches(test, lambda x: _call(net, x, spec.device), batch_shape=spec.batch_shape)
-        answers["held_out_accuracy"] = held_out_accuracy(logits, held_out.labels)
+        features = in_batches(test, extract, batch_shape=spec.batch_shape)
+        answers["held_out_accuracy"] = held_out_accuracy(_logits(net, features, spec), held_out.labels)
     if not answers["is_increasing"]:
         LOG.warning("known answers do not grow with the disturbance net=%s ladder=%s", spec.net, answers["ladder"])
     return answers

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from pipeline.baselines.threads import single_thread
 from pipeline.config import DataError, Spec
+from pipeline.evaluate.diversity import Diversity, diversity_metrics
 from pipeline.evaluate.frechet import frechet_distance
 from pipeline.evaluate.jackknife import NUM_BLOCKS, Jackknife, jackknife
 from pipeline.evaluate.neighbours import kernel_distance, precision_recall
@@ -18,16 +19,16 @@ from pipeline.evaluate.statistics import Array, FeatureStatistics, merged, unpac
 from pipeline.store import Artifact, Attempt
 
 STAGE = "result"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
-Metric = Literal["fd", "kid", "precision_recall", "nll"]
+Metric = Literal["fd", "kid", "precision_recall", "diversity", "nll"]
 NEIGHBOURS = 3
 
 
 class ResultSpec(Spec):
     """One row: what is measured, and what cannot be, with the reason. The plan knows which axes a row stands for."""
 
-    metrics: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "nll")
+    metrics: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "diversity", "nll")
     num_images: PositiveInt  # asked for; the row says how many there were
     num_rows: PositiveInt = 5000  # feature rows per side for kernel and neighbour metrics
     absent: dict[Metric, str] = Field(default={})  # reasons known before anything ran
@@ -41,6 +42,7 @@ class FeatureSet:
     net_sha256: str
     groups: Sequence[FeatureStatistics]
     rows: NDArray[np.float32]
+    diversity: Diversity
     source: Mapping[str, Any]
 
     @property
@@ -75,6 +77,10 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
             protocol |= _protocol(fake, reference)
             if fake.n < spec.num_images:
                 reasons["num_images"] = f"{spec.num_images} images were asked for, the source has {fake.n}"
+            if "diversity" in spec.metrics and "diversity" not in spec.absent:
+                found = diversity_metrics(fake.diversity, reference.diversity, suffix=metric_name("", fake.net))
+                metrics, reasons = metrics | found[0], reasons | found[1]
+                protocol["diversity"] = found[2]
             _measure_features(spec, fake, reference, metrics=metrics, reasons=reasons, arrays=arrays)
         if "nll" in spec.metrics and "nll" not in spec.absent:
             _measure_likelihood(_named(inputs, "likelihood"), protocol, metrics=metrics, reasons=reasons, arrays=arrays)
@@ -104,6 +110,7 @@ def joined(blocks: Sequence[Artifact]) -> FeatureSet:
         raise DataError(f"feature blocks come from {len(nets)} different nets; their statistics cannot be merged")
     groups: list[FeatureStatistics] = []
     rows: list[NDArray[np.float32]] = []
+    diversity: list[Diversity] = []
     expected = int(blocks[0].meta["first"])
     for block in blocks:
         count, first = int(block.meta["count"]), int(block.meta["first"])
@@ -115,10 +122,12 @@ def joined(blocks: Sequence[Artifact]) -> FeatureSet:
         with np.load(block.path("features.npz"), allow_pickle=False) as stored:
             groups += unpacked(stored["count"], stored["mean"], stored["scatter"])
             rows.append(stored["rows"])
+            diversity.append(Diversity.unpacked(stored))
     if not groups:
         raise DataError("the feature blocks hold no images")
     ((net, sha256),) = nets
-    return FeatureSet(net, sha256, groups, np.concatenate(rows), dict(blocks[0].meta["source"]))
+    source = dict(blocks[0].meta["source"])
+    return FeatureSet(net, sha256, groups, np.concatenate(rows), Diversity.joined(diversity), source)
 
 
 def _named(inputs: Mapping[str, Artifact], prefix: str) -> list[Artifact]:

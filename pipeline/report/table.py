@@ -8,7 +8,7 @@ Row = Mapping[str, Any]
 """{axes, metrics, reasons, protocol} of the result stage, and `comparison` where rows were compared."""
 
 LEADING_AXES = ("dataset", "baseline")
-FAMILIES = ("nll_bpd", "kid", "precision", "recall", "nfe")
+FAMILIES = ("nll_bpd", "kid", "precision", "recall", "pairwise_ratio", "class_share_min", "nfe")
 BEST, TIED = "*", "~"
 
 

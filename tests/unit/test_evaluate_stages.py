@@ -213,6 +213,41 @@ def test_a_missing_block_is_noticed(store: Store) -> None:
         row_of(store, [blocks[0], blocks[2]], num_images=300)
 
 
+def test_a_row_says_how_diverse_its_images_are(store: Store) -> None:
+    row = row_of(store, control_features(store)).meta
+    metrics = row["metrics"]
+    assert metrics["pairwise_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert 0.0 < metrics["pairwise_ratio_se"] < 0.05
+    shares = np.array(row["protocol"]["diversity"]["class_shares"])
+    assert shares.sum() == pytest.approx(1.0)
+    assert metrics["class_share_min_clf_squares"] == shares.min()
+    assert metrics["num_classes_predicted_clf_squares"] == (shares >= 0.02).sum()
+
+
+def test_predicted_classes_are_those_of_the_classifier(store: Store) -> None:
+    block = control_features(store, num_images=100)[0]
+    net = features.feature_net(feature_spec(device="cpu"), given(store))
+    assert isinstance(net, torch.nn.Module)
+    inputs = given(store)
+    drawn = made(store, sample_stage, sample_blocks("gaussian", None, num_images=100, block_size=100)[0], inputs)
+    with torch.no_grad():
+        predicted = net(torch.from_numpy(to_float(read_split(drawn, "images").images, LEVELS))).argmax(dim=1)
+    with np.load(block.path("features.npz")) as stored:
+        np.testing.assert_array_equal(stored["class_count"], np.bincount(predicted.numpy(), minlength=4))
+
+
+def test_data_as_their_own_features_have_distances_and_no_classes(store: Store) -> None:
+    raw = {"net": "fd_data", "classifier": None}
+    inputs = given(store)
+    (block,) = sample_blocks("test_split", None, num_images=90, block_size=90)
+    images = made(store, sample_stage, block, inputs)
+    fake = made(store, features, feature_spec(**raw), inputs | {"images": images})
+    spec = result.ResultSpec(num_images=90, metrics=("diversity",))
+    row = made(store, result, spec, {"reference": reference(store, **raw), "features.0": fake}).meta
+    assert row["metrics"]["pairwise_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert "predicts no classes" in row["reasons"]["class_share_min_data"]
+
+
 def test_too_few_groups_leave_out_the_error_with_a_reason(store: Store) -> None:
     row = row_of(store, control_features(store, num_images=40), num_images=40).meta
     assert NET in row["metrics"]
