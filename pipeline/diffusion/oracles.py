@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.diffusion.predictions import Prediction
-from pipeline.diffusion.processes import Marginal, Process, Time, as_times
+from pipeline.diffusion.processes import AnyMarginal, Process, Time, as_times
 
 
 class GaussianOracle:
@@ -42,7 +42,7 @@ class GaussianOracle:
         mean = self.mean.to(c.device)
         return end.alpha * mean + torch.sqrt(self._spread(end) / self._spread(start)) * (c - start.alpha * mean)
 
-    def _spread(self, m: Marginal) -> Tensor:
+    def _spread(self, m: AnyMarginal) -> Tensor:
         """Variance of c_t, `(n, dim)`."""
         return m.alpha.square() * self.variances.to(m.alpha.device) + m.sigma.square()
 
@@ -74,7 +74,7 @@ class MixtureOracle:
         c = c_t.to(torch.float64)
         return torch.logsumexp(self._parts(c, _marginal(self.process, t, c))[2], dim=1)
 
-    def _parts(self, c: Tensor, m: Marginal) -> tuple[Tensor, Tensor, Tensor]:
+    def _parts(self, c: Tensor, m: AnyMarginal) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals and variances `(batch, K, dim)`, log weight + log density `(batch, K)`."""
         alpha, sigma = m.alpha[:, None, :], m.sigma[:, None, :]
         residual = c[:, None, :] - alpha * self.means.to(c.device)
@@ -93,7 +93,7 @@ def mixture(process: Process, weights: Tensor, means: Tensor, variances: Tensor)
     return MixtureOracle(process, weights, means, variances)
 
 
-def _marginal(process: Process, t: Time, c: Tensor) -> Marginal:
+def _marginal(process: Process, t: Time, c: Tensor) -> AnyMarginal:
     return process.marginal(as_times(t).to(c.device))
 
 

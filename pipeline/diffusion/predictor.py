@@ -1,14 +1,24 @@
 """From a network to predictions: conditions, preconditioned inputs, and the Gaussian skip connection."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.diffusion.predictions import Prediction, Target
-from pipeline.diffusion.processes import Marginal, Process
+from pipeline.diffusion.processes import AnyMarginal, Process, SpectralProcess
+from pipeline.diffusion.schedules import ExplicitSchedule
+
+NOISE_FLOOR = 0.1
+"""Noise that preconditioning assumes on the levels of a degradation, in data units (the range is 2).
+
+Without noise the Gaussian optimum divides by alpha, and its residual is 0: nothing would be left to learn.
+"""
+
+_LEVEL_ROUNDING = 1e-4  # of a level; what a time loses as float32
 
 MAX_ABS_GAMMA = 40.0
 """Noise levels shown to a network are cut here: e^-40 is no noise (or no signal) in any dtype, and -inf gets finite."""
@@ -63,64 +73,115 @@ class Precondition:
     its own deviation would raise components that are nothing but noise to the size of the others, and in the PCA basis
     networks then learn several times more slowly.
     Other targets are this function written in the target, so an output of zero is the exact predictor of
-    N(m, Sigma) for each of them. Without data statistics Sigma = 1, m = 0.
+    N(m, Sigma) for each of them: x_0 = alpha Sigma/v (c_t - alpha m) + m - sigma sqrt(Sigma/v) n, and D(x_0, s) is
+    alpha_s times that. Without data statistics Sigma = 1, m = 0. On the levels of a degradation sigma^2 holds
+    `NOISE_FLOOR`^2; where the degradation is not diagonal the skip connection is the state itself.
 
     Args:
         process: forward process with J = 1.
-        prediction: native target: "eps", "x0", "v" or "score".
+        prediction: native target: "eps", "x0", "v", "score", or "x_prev" where the process has levels.
     """
 
     def __init__(self, process: Process, prediction: Target) -> None:
+        if prediction == "x_prev" and not process.is_degradation:
+            raise ConfigError("prediction x_prev needs the levels of a degradation")
+        if prediction not in ("x0", "x_prev") and process.is_degradation:
+            raise ConfigError(f"prediction {prediction} needs noise; a degradation goes with x0 or x_prev")
+        if prediction == "v" and isinstance(getattr(process, "schedule", None), ExplicitSchedule):
+            raise ConfigError("prediction v needs a schedule that preserves variance; use eps or x0")
         self.process = process
         self.target: Target = prediction
+        self._floor = NOISE_FLOOR**2 if process.is_degradation else 0.0
 
     def inputs(
         self, u_t: Float[Tensor, "batch J dim"], t: Tensor | float, cond: Condition | None = None
     ) -> NetworkInputs:
-        """What the network is shown for the state `u_t` at time t (a number, 0-d or `(batch,)`)."""
-        c_t = u_t[:, 0]
-        marginal = _marginal_beside(c_t, self.process, t)
-        mean, _, total = self._moments(marginal)
-        unit = (c_t - _like(marginal.alpha * mean, c_t)) * _like(total.mean(dim=1, keepdim=True).rsqrt(), c_t)
-        gamma = marginal.gamma.clamp(-MAX_ABS_GAMMA, MAX_ABS_GAMMA)
+        """What the network is shown for the state `u_t` at time t (a number, 0-d or `(batch,)`).
+
+        For x_prev its condition says the earlier time, one level below t unless `cond` names another.
+        """
+        c_t, process = u_t[:, 0], self.process
+        if isinstance(process, SpectralProcess):
+            marginal = _marginal_beside(c_t, process, t)
+            mean, _, noise, total = self._moments(marginal)
+            centre, gamma = marginal.alpha * mean, marginal.gamma
+            if self._floor:
+                gamma = torch.log(noise) - marginal.log_alpha2
+        else:
+            mean, variances = self._data(c_t.device)
+            centre, gamma, total = mean, torch.zeros(1, 1, device=c_t.device), variances[None] + self._floor
+        unit = (c_t - _like(centre, c_t)) * _like(total.mean(dim=1, keepdim=True).rsqrt(), c_t)
+        gamma = gamma.clamp(-MAX_ABS_GAMMA, MAX_ABS_GAMMA)
+        times = torch.as_tensor(t, dtype=torch.float32, device=c_t.device).expand(len(c_t))
+        if self.target == "x_prev":
+            cond = replace(cond or Condition(), time_to=self._time_to(c_t, t, cond).float())
         return NetworkInputs(
             x=self.process.basis.to_data(unit).float(),
-            t=torch.as_tensor(t, dtype=torch.float32, device=c_t.device).expand(len(c_t)),
+            t=times,
             gamma=gamma.to(device=c_t.device, dtype=torch.float32).expand(len(c_t), -1),
             cond=cond,
         )
 
     def prediction(
-        self, u_t: Float[Tensor, "batch J dim"], t: Tensor | float, output: Float[Tensor, "batch *shape"]
+        self,
+        u_t: Float[Tensor, "batch J dim"],
+        t: Tensor | float,
+        output: Float[Tensor, "batch *shape"],
+        cond: Condition | None = None,
     ) -> Prediction:
-        """The prediction that the network output `output` (data space) means; its value has the dtype of `u_t`."""
-        c_t = u_t[:, 0]
-        marginal = _marginal_beside(c_t, self.process, t)
-        mean, variances, total = self._moments(marginal)
+        """The prediction that the network output `output` (data space) means; its value has the dtype of `u_t`.
+
+        `cond` is that of `inputs`; only its `time_to` is read, and only for x_prev.
+        """
+        c_t, process = u_t[:, 0], self.process
+        residual = process.basis.to_components(output.to(c_t.dtype))
+        if not isinstance(process, SpectralProcess):
+            variances = self._data(c_t.device)[1]
+            return Prediction(self.target, c_t + _like(variances.mean().sqrt(), c_t) * residual, c_t, None)
+        marginal = _marginal_beside(c_t, process, t)
+        mean, variances, noise, total = self._moments(marginal)
         alpha, sigma, scale = marginal.alpha, marginal.sigma, marginal.scale
         gain = torch.sqrt(variances / total)
         offset = torch.zeros_like(mean)
+        earlier = None
         if self.target == "eps":
             skip, out = sigma / total, alpha * gain
-        elif self.target == "x0":
-            skip, offset, out = alpha * variances / total, mean, -sigma * gain
         elif self.target == "v":
             noise_share = torch.sqrt(torch.sigmoid(marginal.gamma))
             skip, out = alpha * noise_share * (scale - variances / scale) / total, gain
             offset = -noise_share * mean / scale
-        else:  # score = -eps / sigma; without noise only the Gaussian part is defined
+        elif self.target == "score":  # -eps / sigma; without noise only the Gaussian part is defined
             skip, out = -1 / total, torch.where(sigma > 0, -alpha * gain / sigma, 0.0)
-        residual = self.process.basis.to_components(output.to(c_t.dtype))
+        else:
+            skip, offset, out = alpha * variances / total, mean, -noise.sqrt() * gain
+            if self.target == "x_prev":
+                earlier = _marginal_beside(c_t, process, self._time_to(c_t, t, cond))
+                skip, offset, out = (earlier.alpha * part for part in (skip, offset, out))
         centred = c_t - _like(alpha * mean, c_t)
         value = _like(skip, c_t) * centred + _like(offset, c_t) + _like(out, c_t) * residual
-        return Prediction(self.target, value, c_t, marginal)
+        return Prediction(self.target, value, c_t, marginal, earlier)
 
-    def _moments(self, marginal: Marginal) -> tuple[Tensor, Tensor, Tensor]:
-        """m, Sigma and v = alpha^2 Sigma + sigma^2, float64, broadcastable to `(n, dim)`."""
-        device = marginal.gamma.device
+    def _time_to(self, c_t: Tensor, t: Tensor | float, cond: Condition | None) -> Float[Tensor, " batch"]:
+        """The earlier time of an x_prev, float64; levels stay levels through float32."""
+        assert self.process.num_levels is not None
+        if cond is None or cond.time_to is None:
+            level = torch.as_tensor(t, dtype=torch.float64, device=c_t.device) * self.process.num_levels - 1
+        else:
+            level = cond.time_to.to(device=c_t.device, dtype=torch.float64) * self.process.num_levels
+        nearest = level.round()
+        level = torch.where((level - nearest).abs() < _LEVEL_ROUNDING, nearest, level).clamp(min=0.0)
+        return (level / self.process.num_levels).expand(len(c_t))
+
+    def _moments(self, marginal: AnyMarginal) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """m, Sigma, the noise variance and v = alpha^2 Sigma + noise, float64, broadcastable to `(n, dim)`."""
+        mean, variances = self._data(marginal.alpha.device)
+        noise = marginal.sigma**2 + self._floor
+        return mean, variances, noise, marginal.alpha**2 * variances + noise
+
+    def _data(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean = self.process.mean_components.to(device)
         variances = torch.ones_like(mean) if self.process.variances is None else self.process.variances.to(device)
-        return mean, variances, marginal.alpha**2 * variances + marginal.sigma**2
+        return mean, variances
 
 
 class Predictor:
@@ -131,7 +192,7 @@ class Predictor:
     Args:
         network: called as `network(x, t, gamma, cond) -> (batch, *shape)`, float32.
         process: forward process with J = 1.
-        prediction: native target: "eps", "x0", "v" or "score".
+        prediction: native target, see `Precondition`.
     """
 
     def __init__(
@@ -149,15 +210,12 @@ class Predictor:
     ) -> Prediction:
         given = self.precondition.inputs(u_t, t, cond)
         output = self.network(given.x, given.t, given.gamma, given.cond)
-        return self.precondition.prediction(u_t, t, output)
+        return self.precondition.prediction(u_t, t, output, given.cond)
 
 
-def _marginal_beside(state: Tensor, process: Process, t: Tensor | float) -> Marginal:
+def _marginal_beside(state: Tensor, process: SpectralProcess, t: Tensor | float) -> AnyMarginal:
     """The marginal at `t`, computed where `t` is and then moved to the state: a path's times stay on the host."""
-    marginal = process.marginal(t)
-    if marginal.gamma.device == state.device:
-        return marginal
-    return Marginal(**{field.name: getattr(marginal, field.name).to(state.device) for field in fields(marginal)})
+    return process.marginal(t).to(state.device)
 
 
 def _like(coefficient: Tensor, state: Tensor) -> Tensor:

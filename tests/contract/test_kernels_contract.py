@@ -7,7 +7,7 @@ import yaml
 from pipeline.config import parse, parse_yaml
 from pipeline.diffusion import build_kernel, sample
 from pipeline.diffusion.kernels import KERNELS, KernelSpec
-from pipeline.diffusion.predictions import TARGETS
+from pipeline.diffusion.predictions import NOISE_TARGETS
 from pipeline.diffusion.predictor import Predictor
 from pipeline.diffusion.sampling import time_grid
 from tests.diffusion_cases import (
@@ -94,7 +94,7 @@ def test_noise_is_used_if_and_only_if_it_is_declared(kernel):
     assert torch.equal(with_noise, without) == (not kernel.draws)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", NOISE_TARGETS)
 def test_paths_run_on_the_device_of_the_start(kernel, target):
     """The meta device refuses to meet a tensor of the host, as an accelerator does."""
     process = image_process("gud", prior="data")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.diffusion import Statistics, build_process
-from pipeline.diffusion.predictions import TARGETS, Prediction
+from pipeline.diffusion.predictions import NOISE_TARGETS, Prediction
 from pipeline.diffusion.processes import Marginal
 
 VARIANCES = torch.tensor([4.0, 0.1, 1.5, 0.02, 0.6], dtype=torch.float64)
@@ -29,7 +29,7 @@ def attribute(prediction: Prediction, target: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("prior", ["standard", "data"])
-@pytest.mark.parametrize("native", TARGETS)
+@pytest.mark.parametrize("native", NOISE_TARGETS)
 def test_every_target_gives_every_other(native: str, prior: str) -> None:
     m = marginal_at(prior, torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64))
     c_t, values = truth(m)
@@ -38,8 +38,8 @@ def test_every_target_gives_every_other(native: str, prior: str) -> None:
         torch.testing.assert_close(attribute(prediction, target), expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("via", TARGETS)
-@pytest.mark.parametrize("native", TARGETS)
+@pytest.mark.parametrize("via", NOISE_TARGETS)
+@pytest.mark.parametrize("native", NOISE_TARGETS)
 def test_conversions_round_trip(native: str, via: str) -> None:
     m = marginal_at("data", torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64))
     c_t, values = truth(m)
@@ -48,7 +48,7 @@ def test_conversions_round_trip(native: str, via: str) -> None:
     torch.testing.assert_close(back, values[native], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("native", TARGETS)
+@pytest.mark.parametrize("native", NOISE_TARGETS)
 def test_native_value_is_returned_as_it_is(native: str) -> None:
     m = marginal_at("data", torch.tensor([1e-9], dtype=torch.float64))
     value = torch.randn(1, 5, generator=GENERATOR)

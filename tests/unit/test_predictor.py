@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from pipeline.diffusion import build_process
-from pipeline.diffusion.predictions import TARGETS
+from pipeline.diffusion.predictions import NOISE_TARGETS
 from pipeline.diffusion.predictor import MAX_ABS_GAMMA, Condition, Precondition, Predictor
 from tests.diffusion_cases import BASES, DIM, IMAGE_SHAPE, SCHEDULES, gaussian_oracle, image_process, normal
 
 TIMES = (0.02, 0.4, 1.0)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", NOISE_TARGETS)
 @pytest.mark.parametrize("prior", ["standard", "data"])
 @pytest.mark.parametrize("basis", BASES)
 def test_zero_output_is_the_exact_predictor_of_gaussian_data(basis, prior, target):
@@ -24,7 +24,7 @@ def test_zero_output_is_the_exact_predictor_of_gaussian_data(basis, prior, targe
             torch.testing.assert_close(getattr(found, name), getattr(exact, name), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", NOISE_TARGETS)
 def test_all_targets_are_the_same_function_of_the_output(target):
     process = image_process("columns", prior="data")
     u_t, output = normal(1, 4, 1, DIM), normal(2, 4, *IMAGE_SHAPE)
@@ -80,7 +80,7 @@ def test_networks_see_time_and_finite_noise_levels_of_every_example(schedule, le
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", NOISE_TARGETS)
 def test_predictions_are_finite_at_both_ends(target, schedule):
     process = image_process(schedule)
     predictor = Predictor(lambda x, t, gamma, cond: torch.ones_like(x), process, target)

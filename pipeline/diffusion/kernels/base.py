@@ -2,22 +2,30 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Marginal, Process
+from pipeline.diffusion.processes import AnyMarginal, Process, is_still
 
 Denoiser = Callable[[Tensor, Tensor, Condition | None], Prediction]
 """`(u_t (batch, J, dim), t, cond) -> Prediction`: a network behind a `Predictor`, or an oracle."""
 
 
+LEVEL_TOLERANCE = 1e-6
+"""How far from a level a time may lie, in levels."""
+
+
 class Kernel(ABC):
     """A stateless reverse step; what must be remembered between steps travels as `carry`."""
+
+    levels_only: ClassVar[bool] = False
+    """Times lie on the levels of the process, and a path ends in its state: no level is left to denoise from."""
 
     @property
     @abstractmethod
@@ -58,13 +66,32 @@ class Kernel(ABC):
         """
 
 
+def on_levels(process: Process, times: Float[Tensor, " grid"]) -> Float[Tensor, " grid"]:
+    """`times`, if each is a level k/T of the process; a process without levels has them all.
+
+    Raises:
+        ConfigError: a time lies between two levels.
+    """
+    num_levels = process.num_levels
+    if num_levels is not None:
+        levels = times * num_levels
+        off = (levels - levels.round()).abs()
+        if bool((off > LEVEL_TOLERANCE).any()):
+            between = float(times[off.argmax()])
+            raise ConfigError(
+                f"t = {between:g} lies between the {num_levels} levels of the process; "
+                f"choose a number of steps that divides {num_levels}"
+            )
+    return times
+
+
 def like_state(coefficient: Tensor, state: Tensor) -> Tensor:
     """A float64 coefficient `(1, 1 or dim)` in the dtype and on the device of the state it multiplies."""
     return coefficient.to(device=state.device, dtype=state.dtype)
 
 
 def with_idle_untouched(
-    stepped: Float[Tensor, "batch dim"], c_t: Float[Tensor, "batch dim"], at_t: Marginal, at_s: Marginal
+    stepped: Float[Tensor, "batch dim"], c_t: Float[Tensor, "batch dim"], at_t: AnyMarginal, at_s: AnyMarginal
 ) -> Float[Tensor, "batch dim"]:
-    """`stepped`, except where a component's noise level does not change between t and s: there exactly `c_t`."""
-    return torch.where((at_t.gamma == at_s.gamma).to(c_t.device), c_t, stepped)
+    """`stepped`, except where a component's law does not change between t and s: there exactly `c_t`."""
+    return torch.where(is_still(at_s, at_t).to(c_t.device), c_t, stepped)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +25,7 @@ class EulerMaruyamaSpec(Spec):
 
 @dataclass(frozen=True)
 class EulerMaruyama(Kernel):
-    """dc = -beta (c/2 + s^2 score) dt + s sqrt(beta) dW, written as twice the ODE velocity plus beta c / 2."""
+    """dc = (A c - G^2 score) dt + G dW with A and G of the forward SDE, written as twice the ODE velocity less A c."""
 
     @property
     def draws(self) -> Mapping[str, str]:
@@ -48,7 +47,7 @@ class EulerMaruyama(Kernel):
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
         c_t, at_t = u_t[:, 0], process.marginal(t)
         duration = float(t - s)
-        spread = at_t.scale * torch.sqrt(at_t.beta * duration)
-        drift = 2 * pf_velocity(predictor(u_t, t, cond), at_t) + like_state(0.5 * at_t.beta, c_t) * c_t
-        stepped = c_t - duration * drift + like_state(spread, c_t) * noise["eps"][:, 0]
+        A, G = (part[:, 0, 0] for part in process.drift(t))
+        drift = 2 * pf_velocity(predictor(u_t, t, cond), at_t) - like_state(A, c_t) * c_t
+        stepped = c_t - duration * drift + like_state(G * duration**0.5, c_t) * noise["eps"][:, 0]
         return with_idle_untouched(stepped, c_t, at_t, process.marginal(s))[:, None], carry

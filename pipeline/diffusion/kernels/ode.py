@@ -12,7 +12,7 @@ from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, with_idle_untouched
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Marginal, Process
+from pipeline.diffusion.processes import AnyMarginal, Process
 
 
 class EulerSpec(Spec):
@@ -33,16 +33,14 @@ class HeunSpec(Spec):
         return Heun()
 
 
-def pf_velocity(prediction: Prediction, marginal: Marginal) -> Float[Tensor, "batch dim"]:
+def pf_velocity(prediction: Prediction, marginal: AnyMarginal) -> Float[Tensor, "batch dim"]:
     """dc/dt = alpha' x_0 + sigma' eps of the probability-flow ODE, forward in time, in components.
 
     Equal to -beta/2 (c + s^2 score) with beta = sigmoid(gamma) d_gamma, but without the division by sigma that
     loses the score near t = 0. Components that are at rest have velocity 0. Not defined where gamma = -inf.
     """
-    alpha_rate = -0.5 * marginal.beta * marginal.alpha
-    sigma_rate = 0.5 * marginal.d_gamma * torch.exp(marginal.log_alpha2) * marginal.sigma
     x_0, eps = prediction.x_0, prediction.eps
-    return like_state(alpha_rate, x_0) * x_0 + like_state(sigma_rate, eps) * eps
+    return like_state(marginal.alpha_rate, x_0) * x_0 + like_state(marginal.sigma_rate, eps) * eps
 
 
 @dataclass(frozen=True)

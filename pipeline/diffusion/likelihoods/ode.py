@@ -10,12 +10,14 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from pipeline.config import Spec
+from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.kernels.base import Denoiser
 from pipeline.diffusion.likelihoods.paths import PathStep, Stage, likelihood_path
 from pipeline.diffusion.likelihoods.trace import rademacher_probes, value_and_divergence
+from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Process, SpectralProcess
+from pipeline.diffusion.schedules import Schedule
 
 MAX_EXACT_DIM = 8
 """Up to this many dimensions `trace: auto` is exact: a single probe has a large variance there."""
@@ -84,9 +86,13 @@ def ode_log_likelihood(
         indices: example indices, the keys of the probes; 0 .. batch-1 by default.
         cond: condition of every evaluation.
     """
+    own = _diagonal(process)
+    process = own.variance_preserving()
+    predictor = predictor if process is own else _rescaled(predictor, own, process)
     path = likelihood_path(process, spec.steps)
     scale = process.scale.to(x.device)
-    start = _row_by_row(process.to_components, x.to(torch.float64)) / scale
+    first, last = (_size(own, t).to(x.device) for t in (0.0, 1.0))
+    start = _row_by_row(process.to_components, x.to(torch.float64)) / (scale * first)
     if probe is not None:
         probes = probe.to(device=x.device, dtype=torch.float64)
         probes = probes[None] if probes.ndim == 2 else probes
@@ -109,9 +115,9 @@ def ode_log_likelihood(
     for step in path:
         w, increment = solve(derivative, w, step)
         divergence = divergence + increment
-    log_scale = -torch.log(scale).sum().expand(len(x))
+    log_scale = -torch.log(scale * first).sum().expand(len(x))
     components = w * scale
-    prior = process.prior_log_prob(components[:, None]) - log_scale
+    prior = process.prior_log_prob(components[:, None]) + torch.log(scale).sum()
     total = prior + divergence + log_scale
     bits_per_dim = -total / (process.dim * math.log(2)) + (
         math.log2(spec.quantisation / 2) if spec.quantisation else 0.0
@@ -121,7 +127,7 @@ def ode_log_likelihood(
         prior=prior,
         divergence=divergence,
         log_scale=log_scale,
-        x_T=_row_by_row(process.to_data, components),
+        x_T=_row_by_row(process.to_data, components * last),
         bits_per_dim=bits_per_dim,
         nfe=len(path) * (4 if spec.solver == "rk4" else 2),
     )
@@ -142,6 +148,34 @@ def _heun(derivative: Derivative, w: Tensor, step: PathStep) -> tuple[Tensor, Te
     k1, d1 = derivative(w, step.start)
     k2, d2 = derivative(w + h * k1, step.end)
     return w + 0.5 * h * (k1 + k2), 0.5 * h * (d1 + d2)
+
+
+def _diagonal(process: Process) -> SpectralProcess:
+    if not isinstance(process, SpectralProcess):
+        raise ConfigError("a degradation that is not diagonal has no density and no ODE")
+    return process
+
+
+def _size(process: SpectralProcess, t: float) -> Tensor:
+    """sqrt(alpha^2 + sigma^2), `(dim,)`: what the variance-preserving form divides by; 1 for a noise schedule."""
+    one = torch.ones(process.dim, dtype=torch.float64)
+    if isinstance(process.schedule, Schedule):
+        return one
+    m = process.marginal(t)
+    return one * torch.sqrt(m.alpha.square() + m.sigma.square())[0]
+
+
+def _rescaled(predictor: Denoiser, own: SpectralProcess, preserving: SpectralProcess) -> Denoiser:
+    """The predictor of `own` for the states of its variance-preserving form."""
+
+    def predict(u_t: Tensor, t: Tensor, cond: Condition | None) -> Prediction:
+        m = own.marginal(t).to(u_t.device)
+        size = torch.sqrt(m.alpha.square() + m.sigma.square())
+        prediction = predictor(u_t * size[:, None].to(u_t), t, cond)
+        v = (m.alpha * prediction.eps - m.sigma * prediction.x_0) / size
+        return Prediction("v", v.to(u_t.dtype), u_t[:, 0], preserving.marginal(t).to(u_t.device))
+
+    return predict
 
 
 def _row_by_row(transform: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Marginal, SpectralProcess
 
 MAX_GAMMA = 20.0
 """The angle is followed up to this noise level: beyond it alpha^2 < 2e-9 and v = (eps - sigma w)/alpha loses digits."""
@@ -46,7 +46,7 @@ class PathStep:
     end: Stage
 
 
-def likelihood_path(process: Process, num_steps: int) -> list[PathStep]:
+def likelihood_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
     """Steps from t = 0 to the prior.
 
     A scalar schedule is followed in its angle with quadratic spacing; a component-wise one has no common angle and is
@@ -59,7 +59,7 @@ def likelihood_path(process: Process, num_steps: int) -> list[PathStep]:
     return _angle_path(process, num_steps) if process.schedule.is_scalar else _time_path(process, num_steps)
 
 
-def _angle_path(process: Process, num_steps: int) -> list[PathStep]:
+def _angle_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
     ends = process.marginal(torch.tensor([0.0, 1.0], dtype=torch.float64)).gamma[:, 0].clamp(max=MAX_GAMMA)
     first, last = (float(angle) for angle in torch.atan(torch.exp(0.5 * ends)))
     roots = torch.linspace(math.sqrt(max(first, SPACING_ANGLE)), math.sqrt(last), num_steps + 1, dtype=torch.float64)
@@ -78,7 +78,7 @@ def _angle_path(process: Process, num_steps: int) -> list[PathStep]:
     ]
 
 
-def _times_of_angle(process: Process, angles: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
+def _times_of_angle(process: SpectralProcess, angles: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
     """Inverse of the schedule by bisection: the times at which atan(sigma/alpha) takes the values `angles`."""
     target = 2.0 * torch.log(torch.tan(angles))
     low, high = torch.zeros_like(angles), torch.ones_like(angles)
@@ -90,7 +90,7 @@ def _times_of_angle(process: Process, angles: Float[Tensor, " nodes"]) -> Float[
     return high
 
 
-def _time_path(process: Process, num_steps: int) -> list[PathStep]:
+def _time_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
     steps: list[PathStep] = []
     borders = [0.0, *_separate(process.schedule.kinks, num_steps), 1.0]
     for lower, upper in pairwise(borders):
@@ -98,6 +98,7 @@ def _time_path(process: Process, num_steps: int) -> list[PathStep]:
         nodes = torch.linspace(lower, upper, 2 * count + 1, dtype=torch.float64)
         inward = _INWARD * (upper - lower)
         marginal = process.marginal(nodes.clamp(lower + inward, upper - inward))
+        assert isinstance(marginal, Marginal)
         # d angle / dt = d_gamma sigma alpha / 2 from tan(angle) = e^(gamma/2)
         rates = 0.5 * marginal.d_gamma * torch.exp(0.5 * (marginal.log_alpha2 + marginal.log_sigma2))
         stages = [Stage(nodes[k], rates[k : k + 1]) for k in range(2 * count + 1)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, neutral
 from pipeline.diffusion.objectives.base import Batch, Draws, Metrics, Objective, ObjectiveSpec, Phase, PhaseInputs
 from pipeline.diffusion.predictor import Condition, Precondition
-from pipeline.diffusion.processes import Marginal
+from pipeline.diffusion.processes import AnyMarginal
 
 
 class DenoisingSpec(ObjectiveSpec):
@@ -56,7 +56,7 @@ class DenoisingInputs(PhaseInputs):
     t: Tensor
     c_0: Tensor
     eps: Tensor
-    marginal: Marginal
+    marginal: AnyMarginal
 
 
 Penalty = Callable[[Tensor], Tensor]
@@ -66,6 +66,8 @@ class Denoising(Objective):
     """One network, one phase; no coupling between the examples of a batch."""
 
     def __init__(self, spec: DenoisingSpec, precondition: Precondition) -> None:
+        if precondition.process.is_degradation:
+            raise ConfigError("objective: denoising needs noise at every level; a degradation takes cold or sequential")
         self.spec = spec
         self.precondition = precondition
         self.process = precondition.process
@@ -130,10 +132,10 @@ class Denoising(Objective):
                 return c_0
             case "score":
                 return -eps / marginal.sigma.to(eps)
-            case "v":
+            case _:  # v
                 return marginal.alpha.to(eps) * eps - (marginal.sigma / marginal.scale**2).to(eps) * c_0
 
-    def _eps_error(self, error: Tensor, marginal: Marginal) -> Tensor:
+    def _eps_error(self, error: Tensor, marginal: AnyMarginal) -> Tensor:
         """The error of eps that an error of the target means at fixed c_t, up to its sign.
 
         From eps = (c_t - alpha x_0) / sigma, score = -eps / sigma, and v = alpha eps - (sigma / s) (x_0 / s), whose
@@ -146,5 +148,5 @@ class Denoising(Objective):
                 return error * (marginal.alpha / marginal.sigma).to(error)
             case "score":
                 return error * marginal.sigma.to(error)
-            case "v":
+            case _:  # v
                 return error * marginal.alpha.to(error)

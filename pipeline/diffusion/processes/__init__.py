@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pipeline.config import Spec, parse, union
-from pipeline.diffusion.processes.marginal import Marginal
+from pipeline.diffusion.processes.marginal import AnyMarginal, ExplicitMarginal, Marginal, is_still
 from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, Time, as_times
 from pipeline.diffusion.processes.terminal import TERMINALS, GaussianTerminal, Terminal
 from pipeline.diffusion.statistics import Statistics
@@ -13,14 +13,18 @@ from pipeline.diffusion.statistics import Statistics
 __all__ = [
     "PROCESSES",
     "TERMINALS",
+    "AnyMarginal",
+    "ExplicitMarginal",
     "GaussianTerminal",
     "Marginal",
     "Process",
     "ProcessSpec",
+    "SpectralProcess",
     "Terminal",
     "Time",
     "as_times",
     "build_process",
+    "is_still",
 ]
 
 Process = SpectralProcess

@@ -7,12 +7,24 @@ from pipeline.diffusion.schedules.base import NoiseLevel, Schedule, ScheduleCont
 from pipeline.diffusion.schedules.betas import BetasSpec, LinearBetaSpec
 from pipeline.diffusion.schedules.columns import ColumnsSpec, HaarColumnsSpec
 from pipeline.diffusion.schedules.cosine import CosineSpec
+from pipeline.diffusion.schedules.explicit import Attenuation, ExplicitSchedule, RescaledSchedule
 from pipeline.diffusion.schedules.gud import GudSchedule, GudSpec
 from pipeline.diffusion.schedules.log_linear import LogLinearSpec
 from pipeline.diffusion.schedules.sigmoid import SigmoidSpec
 from pipeline.diffusion.schedules.vp import VpSpec
 
-__all__ = ["SCHEDULES", "GudSchedule", "NoiseLevel", "Schedule", "ScheduleContext", "ScheduleSpec", "ScheduleUnion"]
+__all__ = [
+    "SCHEDULES",
+    "Attenuation",
+    "ExplicitSchedule",
+    "GudSchedule",
+    "NoiseLevel",
+    "RescaledSchedule",
+    "Schedule",
+    "ScheduleContext",
+    "ScheduleSpec",
+    "ScheduleUnion",
+]
 
 SCHEDULES: dict[str, type[ScheduleSpec]] = {
     "linear_beta": LinearBetaSpec,

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.bases import Basis
+
+if TYPE_CHECKING:
+    from pipeline.diffusion.schedules.explicit import ExplicitSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ class Schedule(ABC):
 class ScheduleSpec(Spec):
     """Settings of a schedule, selected by `kind`."""
 
-    def build(self, context: ScheduleContext) -> Schedule:
+    def build(self, context: ScheduleContext) -> "Schedule | ExplicitSchedule":
         """The schedule for the components described by `context`."""
         raise TypeError(f"{type(self).__name__} does not say how it is built")
 
