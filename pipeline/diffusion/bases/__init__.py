@@ -7,13 +7,26 @@ from torch import Tensor
 
 from pipeline.config import ConfigError, closest
 from pipeline.diffusion.bases.base import Basis
+from pipeline.diffusion.bases.colour import ColourBasis
 from pipeline.diffusion.bases.dct import DctBasis
 from pipeline.diffusion.bases.fourier import FourierBasis
 from pipeline.diffusion.bases.haar import HaarBasis
+from pipeline.diffusion.bases.haar_dct import HaarDctBasis
 from pipeline.diffusion.bases.pca import PcaBasis
 from pipeline.diffusion.bases.pixel import PixelBasis
 
-__all__ = ["BASES", "Basis", "DctBasis", "FourierBasis", "HaarBasis", "PcaBasis", "PixelBasis", "build_basis"]
+__all__ = [
+    "BASES",
+    "Basis",
+    "ColourBasis",
+    "DctBasis",
+    "FourierBasis",
+    "HaarBasis",
+    "HaarDctBasis",
+    "PcaBasis",
+    "PixelBasis",
+    "build_basis",
+]
 
 
 @runtime_checkable
@@ -37,6 +50,8 @@ BASES: dict[str, Callable[[tuple[int, ...], Tensor | None], Basis]] = {
     "dct": lambda shape, components: DctBasis(shape),
     "fourier": lambda shape, components: FourierBasis(shape),
     "haar": lambda shape, components: HaarBasis(shape),
+    "haar_dct": lambda shape, components: HaarDctBasis(shape),
+    "colour": lambda shape, components: ColourBasis(shape),
     "pca": _pca,
 }
 """Name -> constructor from the data shape and the fitted components (pca only)."""
