@@ -4,6 +4,7 @@ from pipeline.networks.base import NetworkSpec
 from pipeline.networks.classifier import Classifier, ClassifierSpec
 from pipeline.networks.dropout import KeyedDropout, MaskSource, dropout_masks
 from pipeline.networks.ema import ExponentialMovingAverage
+from pipeline.networks.encoder import MlpEncoder, UnetEncoder
 from pipeline.networks.mlp import Mlp, MlpSpec
 from pipeline.networks.unet import Unet, UnetSpec
 
@@ -17,9 +18,11 @@ __all__ = [
     "KeyedDropout",
     "MaskSource",
     "Mlp",
+    "MlpEncoder",
     "MlpSpec",
     "NetworkSpec",
     "Unet",
+    "UnetEncoder",
     "UnetSpec",
     "dropout_masks",
 ]

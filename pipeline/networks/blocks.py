@@ -1,11 +1,15 @@
 """What the U-Net asks of a family of blocks, and the resampling and attention that the families share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 Resampling = Literal["none", "down", "up"]
+
+_HEAD_CHANNELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,62 @@ class BlockPlan:
     dropout: float
 
 
+def descent(
+    widths: Sequence[int],
+    height: int,
+    *,
+    num_blocks: int,
+    attention_resolutions: Sequence[int],
+    dropout: float,
+) -> list[BlockPlan]:
+    """The blocks on the way down: `num_blocks` per resolution, and one that halves between resolutions.
+
+    Args:
+        widths: channels per resolution; the first is also that of the input layer.
+        height: of the images; halved and rounded up from one resolution to the next.
+        num_blocks: per resolution.
+        attention_resolutions: heights at which blocks attend, with one head per 64 channels.
+        dropout: probability.
+    """
+    plans: list[BlockPlan] = []
+    in_channels = widths[0]
+    for level, width in enumerate(widths):
+        num_heads = attention_heads(width) if ceil(height / 2**level) in attention_resolutions else 0
+        for number in range(-1 if level else 0, num_blocks):
+            plans.append(
+                BlockPlan(
+                    in_channels=in_channels,
+                    out_channels=width,
+                    resampling="down" if number < 0 else "none",
+                    is_decoder=False,
+                    num_heads=0 if number < 0 else num_heads,
+                    dropout=dropout,
+                )
+            )
+            in_channels = width
+    return plans
+
+
+def attention_heads(channels: int) -> int:
+    """One head per 64 channels, one at least."""
+    return max(1, channels // _HEAD_CHANNELS)
+
+
 @runtime_checkable
 class BlockFamily(Protocol):
     """The layers of one kind of U-Net."""
 
-    def embedding(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> nn.Module:
-        """Module (gamma, label | None) -> `(batch, width)`."""
+    def embedding(
+        self,
+        dim: int,
+        width: int,
+        *,
+        num_bands: int,
+        num_classes: int | None,
+        num_times: int,
+        latent_dim: int | None,
+    ) -> nn.Module:
+        """Module (gamma, t, cond | None) -> `(batch, width)`; with `num_bands` = 0 gamma is not read."""
         ...
 
     def modulation(self, width: int, num_outputs: int) -> nn.Module:

@@ -78,8 +78,19 @@ class DdpmppBlock(nn.Module):
 class DdpmppFamily:
     """See `BlockFamily`."""
 
-    def embedding(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> nn.Module:
-        return NoiseEmbedding(dim, width, num_bands=num_bands, num_classes=num_classes)
+    def embedding(
+        self,
+        dim: int,
+        width: int,
+        *,
+        num_bands: int,
+        num_classes: int | None,
+        num_times: int,
+        latent_dim: int | None,
+    ) -> nn.Module:
+        return NoiseEmbedding(
+            dim, width, num_bands=num_bands, num_classes=num_classes, num_times=num_times, latent_dim=latent_dim
+        )
 
     def modulation(self, width: int, num_outputs: int) -> nn.Module:
         return nn.Linear(width, num_outputs)

@@ -5,34 +5,50 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.predictor import Condition
 from pipeline.networks.blocks import BlockPlan, attended, halved, heads, raised
 from pipeline.networks.dropout import KeyedDropout
-from pipeline.networks.embeddings import NoiseFeatures, class_rows
+from pipeline.networks.embeddings import LevelFeatures, class_rows, latent_code
 from pipeline.networks.magnitude import UnitConv, UnitLinear, mp_concatenation, mp_silu, mp_sum, unit_magnitude
 
 _RESIDUAL_WEIGHT = 0.3
 _CLASS_WEIGHT = 0.5
+_LATENT_WEIGHT = 0.5
 _LIMIT = 256.0
 """Activations are clipped here, so that half precision does not overflow."""
 
 
 class MpEmbedding(nn.Module):
-    """Noise features and class vector: `(batch, width)` of unit magnitude."""
+    """Level features, class vector and latent code: (gamma, t, cond) -> `(batch, width)` of unit magnitude."""
 
-    def __init__(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        num_bands: int,
+        num_classes: int | None,
+        num_times: int = 0,
+        latent_dim: int | None = None,
+    ) -> None:
         super().__init__()
-        self.features = NoiseFeatures(dim, num_bands)
+        self.features = LevelFeatures(dim, num_bands, num_times)
         self.noise = UnitLinear(self.features.num_features, width)
         self.num_classes = num_classes
         self.classes = None if num_classes is None else UnitLinear(num_classes + 1, width)
+        self.latent_dim = latent_dim
+        self.latent = None if latent_dim is None else UnitLinear(latent_dim, width)
 
-    def forward(self, gamma: Tensor, label: Tensor | None) -> Tensor:
-        embedding = self.noise(self.features(gamma))
+    def forward(self, gamma: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        embedding = self.noise(self.features(gamma, t, None if cond is None else cond.time_to))
         if self.classes is not None:
             assert self.num_classes is not None
-            rows = class_rows(label, self.num_classes, len(gamma), gamma.device)
+            rows = class_rows(None if cond is None else cond.label, self.num_classes, len(gamma), gamma.device)
             one_hot = nn.functional.one_hot(rows, self.num_classes + 1).to(embedding.dtype)
             embedding = mp_sum(embedding, self.classes(one_hot * math.sqrt(self.num_classes + 1)), _CLASS_WEIGHT)
+        if self.latent is not None:
+            assert self.latent_dim is not None
+            embedding = mp_sum(embedding, self.latent(latent_code(cond, embedding, self.latent_dim)), _LATENT_WEIGHT)
         return mp_silu(embedding)
 
 
@@ -116,8 +132,19 @@ class MpOutput(nn.Module):
 class MpFamily:
     """See `BlockFamily`."""
 
-    def embedding(self, dim: int, width: int, *, num_bands: int, num_classes: int | None) -> nn.Module:
-        return MpEmbedding(dim, width, num_bands=num_bands, num_classes=num_classes)
+    def embedding(
+        self,
+        dim: int,
+        width: int,
+        *,
+        num_bands: int,
+        num_classes: int | None,
+        num_times: int,
+        latent_dim: int | None,
+    ) -> nn.Module:
+        return MpEmbedding(
+            dim, width, num_bands=num_bands, num_classes=num_classes, num_times=num_times, latent_dim=latent_dim
+        )
 
     def modulation(self, width: int, num_outputs: int) -> nn.Module:
         return UnitLinear(width, num_outputs)

@@ -19,7 +19,11 @@ class ClassifierSpec(NetworkSpec):
     width: PositiveInt = 32
     features: PositiveInt = 64
 
-    def module(self, shape: tuple[int, ...], num_classes: int | None) -> "Classifier":
+    def module(
+        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
+    ) -> "Classifier":
+        if num_times or latent_dim is not None:
+            raise ConfigError("network: a classifier reads neither times nor latent codes; use unet or mlp")
         if num_classes is None or num_classes < 2:
             raise ConfigError("network: a classifier needs a data set with at least two classes")
         if len(shape) not in (1, 3):

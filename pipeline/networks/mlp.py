@@ -3,15 +3,15 @@
 from math import prod
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.config import runtime
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks.base import NetworkSpec, with_preset
-from pipeline.networks.dropout import KeyedDropout
+from pipeline.networks.blocks_mlp import MlpBlock
 from pipeline.networks.embeddings import NoiseEmbedding
+from pipeline.networks.encoder import MlpEncoder
 
 PRESETS: dict[str, dict[str, object]] = {
     "tiny": {"width": 64, "depth": 2},
@@ -35,7 +35,9 @@ class MlpSpec(NetworkSpec):
     def _fill_preset(cls, data: Any) -> Any:
         return with_preset(data, PRESETS)
 
-    def module(self, shape: tuple[int, ...], num_classes: int | None) -> "Mlp":
+    def module(
+        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
+    ) -> "Mlp":
         return Mlp(
             prod(shape),
             num_classes,
@@ -43,36 +45,39 @@ class MlpSpec(NetworkSpec):
             depth=self.depth,
             dropout=self.dropout,
             num_noise_bands=self.num_noise_bands,
+            num_times=num_times,
+            latent_dim=latent_dim,
         )
 
-
-class MlpBlock(nn.Module):
-    """x + W2 silu(W1 film(layer_norm(x))); zero at the start, so that the block begins as the identity."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.first = nn.Linear(width, width)
-        self.dropout = KeyedDropout(dropout)
-        self.second = nn.Linear(width, width)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, x: Tensor, film: Tensor) -> Tensor:
-        scale, shift = film.chunk(2, dim=1)
-        hidden = torch.addcmul(shift, self.norm(x), scale + 1)
-        hidden = nn.functional.silu(self.first(hidden))
-        return x + self.second(self.dropout(hidden))
+    def encoder_module(self, shape: tuple[int, ...], latent_dim: int) -> MlpEncoder:
+        """As many blocks of half the width."""
+        return MlpEncoder(prod(shape), latent_dim, width=max(1, self.width // 2), depth=self.depth)
 
 
 class Mlp(nn.Module):
     """Flattens the data; every block is scaled and shifted by the noise embedding (FiLM). Output zero at the start."""
 
     def __init__(
-        self, dim: int, num_classes: int | None, *, width: int, depth: int, dropout: float, num_noise_bands: int
+        self,
+        dim: int,
+        num_classes: int | None,
+        *,
+        width: int,
+        depth: int,
+        dropout: float,
+        num_noise_bands: int,
+        num_times: int = 0,
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.embedding = NoiseEmbedding(dim, width, num_bands=num_noise_bands, num_classes=num_classes)
+        self.embedding = NoiseEmbedding(
+            dim,
+            width,
+            num_bands=num_noise_bands,
+            num_classes=num_classes,
+            num_times=num_times,
+            latent_dim=latent_dim,
+        )
         self.modulation = nn.Linear(width, depth * 2 * width)
         self.input = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(MlpBlock(width, dropout) for _ in range(depth))
@@ -83,7 +88,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, gamma: Tensor, cond: Condition | None = None) -> Tensor:
         """x `(batch, *shape)`, gamma `(batch, 1 | dim)` -> `(batch, *shape)`; see `NetworkSpec`."""
-        embedding = self.embedding(gamma, None if cond is None else cond.label)
+        embedding = self.embedding(gamma, t, cond)
         films = self.modulation(embedding).chunk(len(self.blocks), dim=1)
         hidden = self.input(x.flatten(1))
         for block, film in zip(self.blocks, films, strict=True):

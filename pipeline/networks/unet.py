@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from pipeline.config import ConfigError, runtime
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks.base import NetworkSpec, with_preset
-from pipeline.networks.blocks import BlockFamily, BlockPlan
+from pipeline.networks.blocks import BlockFamily, BlockPlan, Resampling, attention_heads, descent
 from pipeline.networks.blocks_ddpmpp import DdpmppFamily
 from pipeline.networks.blocks_mp import MpFamily
+from pipeline.networks.encoder import UnetEncoder
 
 FAMILIES: dict[str, BlockFamily] = {"ddpmpp": DdpmppFamily(), "mp": MpFamily()}
 
@@ -26,7 +27,6 @@ PRESETS: dict[str, dict[str, object]] = {
     "anchor": {"base_channels": 32, "channel_multipliers": (1, 2, 2), "num_blocks": 2, "attention_resolutions": (16,)},
 }
 
-_HEAD_CHANNELS = 64
 _EMBEDDING_MULTIPLIER = 4
 
 
@@ -54,10 +54,29 @@ class UnetSpec(NetworkSpec):
     def _fill_preset(cls, data: Any) -> Any:
         return with_preset(data, PRESETS)
 
-    def module(self, shape: tuple[int, ...], num_classes: int | None) -> "Unet":
-        if len(shape) != 3:
-            raise ConfigError(f"network: the unet needs images (C, H, W), found shape {shape}; use mlp for points")
-        return Unet(shape, num_classes, spec=self)
+    def module(
+        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
+    ) -> "Unet":
+        _check_image(shape)
+        return Unet(shape, num_classes, spec=self, num_times=num_times, latent_dim=latent_dim)
+
+    def encoder_module(self, shape: tuple[int, ...], latent_dim: int) -> UnetEncoder:
+        """The way down of this U-Net with half the channels: base / 2 and multipliers floor((m + 1) / 2), as in VCD."""
+        _check_image(shape)
+        base = max(1, self.base_channels // 2)
+        return UnetEncoder(
+            shape,
+            latent_dim,
+            family=FAMILIES[self.block],
+            widths=[base * ((multiplier + 1) // 2) for multiplier in self.channel_multipliers],
+            num_blocks=self.num_blocks,
+            attention_resolutions=self.attention_resolutions,
+        )
+
+
+def _check_image(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise ConfigError(f"network: the unet needs images (C, H, W), found shape {shape}; use mlp for points")
 
 
 class Unet(nn.Module):
@@ -66,55 +85,55 @@ class Unet(nn.Module):
     The skeleton is that of Karras 2022 (SongUNet, DDPM++): `num_blocks` per resolution down, `num_blocks` + 1 up.
     """
 
-    def __init__(self, shape: tuple[int, ...], num_classes: int | None, *, spec: UnetSpec) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_classes: int | None,
+        *,
+        spec: UnetSpec,
+        num_times: int = 0,
+        latent_dim: int | None = None,
+    ) -> None:
         super().__init__()
         channels, height, _ = shape
         widths = [spec.base_channels * multiplier for multiplier in spec.channel_multipliers]
         heights = [ceil(height / 2**level) for level in range(len(widths))]
         self.family = FAMILIES[spec.block]
 
-        def plan(
-            in_channels: int, level: int, *, resampling: Any = "none", is_decoder: bool, attends: bool
-        ) -> BlockPlan:
-            num_heads = max(1, widths[level] // _HEAD_CHANNELS) if attends else 0
+        def plan(in_channels: int, level: int, *, resampling: Resampling = "none", attends: bool) -> BlockPlan:
             return BlockPlan(
                 in_channels=in_channels,
                 out_channels=widths[level],
                 resampling=resampling,
-                is_decoder=is_decoder,
-                num_heads=num_heads,
+                is_decoder=True,
+                num_heads=attention_heads(widths[level]) if attends else 0,
                 dropout=spec.dropout,
             )
 
-        encoder: list[BlockPlan] = []
-        skips = [widths[0]]
-        width = widths[0]
-        for level, at in enumerate(heights):
-            if level > 0:
-                encoder.append(plan(width, level, resampling="down", is_decoder=False, attends=False))
-                width = widths[level]
-                skips.append(width)
-            for _ in range(spec.num_blocks):
-                encoder.append(
-                    plan(width, level, is_decoder=False, attends=at in spec.attention_resolutions),
-                )
-                width = widths[level]
-                skips.append(width)
+        encoder = descent(
+            widths,
+            height,
+            num_blocks=spec.num_blocks,
+            attention_resolutions=spec.attention_resolutions,
+            dropout=spec.dropout,
+        )
+        skips = [widths[0], *(item.out_channels for item in encoder)]
+        width = widths[-1]
 
         decoder: list[BlockPlan] = []
         self._takes_skip: list[bool] = []
         for level in reversed(range(len(widths))):
             attends = heights[level] in spec.attention_resolutions
             if level == len(widths) - 1:
-                decoder.append(plan(width, level, is_decoder=True, attends=attends))
+                decoder.append(plan(width, level, attends=attends))
                 self._takes_skip.append(False)
             else:
-                decoder.append(plan(width, level, resampling="up", is_decoder=True, attends=False))
+                decoder.append(plan(width, level, resampling="up", attends=False))
                 self._takes_skip.append(False)
             width = widths[level]
             for index in range(spec.num_blocks + 1):
                 is_last = index == spec.num_blocks
-                decoder.append(plan(width + skips.pop(), level, is_decoder=True, attends=attends and is_last))
+                decoder.append(plan(width + skips.pop(), level, attends=attends and is_last))
                 self._takes_skip.append(True)
                 width = widths[level]
         assert not skips
@@ -123,7 +142,12 @@ class Unet(nn.Module):
         self._modulation_sizes = [self.family.modulation_size(item) for item in (*encoder, *decoder)]
         embedding_width = _EMBEDDING_MULTIPLIER * spec.base_channels
         self.embedding = self.family.embedding(
-            prod(shape), embedding_width, num_bands=spec.num_noise_bands, num_classes=num_classes
+            prod(shape),
+            embedding_width,
+            num_bands=spec.num_noise_bands,
+            num_classes=num_classes,
+            num_times=num_times,
+            latent_dim=latent_dim,
         )
         self.modulation = self.family.modulation(embedding_width, sum(self._modulation_sizes))
         self.input = self.family.input(channels, widths[0])
@@ -133,7 +157,7 @@ class Unet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, gamma: Tensor, cond: Condition | None = None) -> Tensor:
         """x `(batch, C, H, W)`, gamma `(batch, 1 | dim)` -> `(batch, C, H, W)`; see `NetworkSpec`."""
-        embedding = self.embedding(gamma, None if cond is None else cond.label)
+        embedding = self.embedding(gamma, t, cond)
         modulations = iter(self.modulation(embedding).split(self._modulation_sizes, dim=1))
         hidden = self.input(x)
         skips = [hidden]
