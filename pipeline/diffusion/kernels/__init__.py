@@ -5,9 +5,11 @@ from typing import Any
 
 from pipeline.config import Spec, parse, union
 from pipeline.diffusion.kernels.base import Denoiser, Kernel
+from pipeline.diffusion.kernels.cold import ColdSpec
 from pipeline.diffusion.kernels.euler_maruyama import EulerMaruyamaSpec
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
 from pipeline.diffusion.kernels.ode import EulerSpec, HeunSpec
+from pipeline.diffusion.kernels.previous import PreviousSpec
 
 KERNELS: dict[str, type[Spec]] = {
     "ancestral": AncestralSpec,
@@ -15,6 +17,8 @@ KERNELS: dict[str, type[Spec]] = {
     "euler": EulerSpec,
     "heun": HeunSpec,
     "euler_maruyama": EulerMaruyamaSpec,
+    "cold": ColdSpec,
+    "previous": PreviousSpec,
 }
 
 KernelSpec = union(KERNELS)

@@ -1,29 +1,43 @@
 """Forward processes and their table."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 from pipeline.config import Spec, parse, union
 from pipeline.diffusion.processes.marginal import AnyMarginal, ExplicitMarginal, Marginal, is_still
 from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, Time, as_times
-from pipeline.diffusion.processes.terminal import TERMINALS, GaussianTerminal, Terminal
+from pipeline.diffusion.processes.terminal import (
+    TERMINALS,
+    Density,
+    GaussianTerminal,
+    LevelPrior,
+    Terminal,
+    TrainingImages,
+    build_terminal,
+    fitted_terminal,
+)
 from pipeline.diffusion.statistics import Statistics
 
 __all__ = [
     "PROCESSES",
     "TERMINALS",
     "AnyMarginal",
+    "Density",
     "ExplicitMarginal",
     "GaussianTerminal",
+    "LevelPrior",
     "Marginal",
     "Process",
     "ProcessSpec",
     "SpectralProcess",
     "Terminal",
     "Time",
+    "TrainingImages",
     "as_times",
     "build_process",
+    "build_terminal",
+    "fitted_terminal",
     "is_still",
 ]
 
@@ -38,7 +52,7 @@ def build_process(
     spec: Mapping[str, Any] | Spec,
     shape: tuple[int, ...],
     statistics: Statistics | None = None,
-    terminal: Mapping[str, Any] | Spec | Terminal | None = None,
+    terminal: Mapping[str, Any] | Spec | Terminal | Density | None = None,
 ) -> Process:
     """The process that `spec` describes, for data of `shape` (`(C, H, W)` or `(D,)`).
 
@@ -46,12 +60,15 @@ def build_process(
         spec: a mapping or a ready specification.
         shape: of one datum.
         statistics: needed by basis pca, centre mean, prior data and schedule gud.
-        terminal: density of the components at t = 1; None means N(0, diag s^2).
+        terminal: where x_T comes from, or its density; None means N(0, diag s^2). One that is made of training
+            images is built by `build_terminal` and given here.
 
     Raises:
         ConfigError: the specification is wrong, or statistics are missing or do not fit.
     """
     validated: SpectralSpec = parse(ProcessSpec, spec, "process")
-    if terminal is not None and not hasattr(terminal, "log_prob"):
-        terminal = parse(union(TERMINALS), terminal, "terminal").build(math.prod(shape))
-    return validated.build(tuple(shape), statistics, cast(Terminal | None, terminal))
+    process = validated.build(tuple(shape), statistics)
+    if terminal is None:
+        return process
+    is_ready = isinstance(terminal, Terminal | Density)
+    return replace(process, terminal=terminal if is_ready else build_terminal(terminal, process))

@@ -12,7 +12,7 @@ from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.bases import Basis, build_basis
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.processes.marginal import AnyMarginal, ExplicitMarginal, Marginal, is_still, transition
-from pipeline.diffusion.processes.terminal import GaussianTerminal, Terminal
+from pipeline.diffusion.processes.terminal import Density, GaussianTerminal, Terminal
 from pipeline.diffusion.schedules import ExplicitSchedule, RescaledSchedule, Schedule, ScheduleContext, ScheduleUnion
 from pipeline.diffusion.statistics import Statistics
 
@@ -29,7 +29,7 @@ class SpectralSpec(Spec):
     schedule: ScheduleUnion
 
     def build(
-        self, shape: tuple[int, ...], statistics: Statistics | None, terminal: Terminal | None
+        self, shape: tuple[int, ...], statistics: Statistics | None, terminal: Terminal | Density | None = None
     ) -> "SpectralProcess":
         """The process for data of `shape`.
 
@@ -80,7 +80,7 @@ class SpectralProcess:
         centre: m, `(dim,)` in data space. scale: s, `(dim,)`, ones for the standard prior.
         variances: of the data in this basis, `(dim,)`, or None without statistics.
         mean_components: E[c_0] = B (mean - m), `(dim,)`, zeros without statistics.
-        terminal: density of c_1, or None for N(0, diag s^2).
+        terminal: where x_T comes from, or its density, or None for N(0, diag s^2).
     """
 
     spec: SpectralSpec
@@ -90,7 +90,7 @@ class SpectralProcess:
     scale: Tensor
     variances: Tensor | None
     mean_components: Tensor
-    terminal: Terminal | None
+    terminal: Terminal | Density | None
 
     num_copies = 1
     """J."""
@@ -201,6 +201,8 @@ class SpectralProcess:
     def prior_log_prob(self, u_T: Float[Tensor, "batch J dim"]) -> Float[Tensor, "batch"]:
         """log density of the terminal distribution at u_T, nats per row, in components."""
         terminal = self.terminal or GaussianTerminal(torch.zeros_like(self.scale), self.scale.square())
+        if not isinstance(terminal, Density):
+            raise ConfigError(f"{type(terminal).__name__} can be drawn from, but has no density")
         return terminal.log_prob(u_T[:, 0])
 
     def with_parameters(self, **parameters: float | int | Tensor) -> "SpectralProcess":
