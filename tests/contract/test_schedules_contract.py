@@ -1,4 +1,4 @@
-"""What every schedule of the table promises, at t = 0 and t = 1 included."""
+"""What every noise schedule of the table promises, at t = 0 and t = 1 included."""
 
 import math
 import pickle
@@ -9,7 +9,7 @@ import torch
 from pipeline.config import ConfigError, parse
 from pipeline.diffusion import Statistics, build_process
 from pipeline.diffusion.processes import Process
-from pipeline.diffusion.schedules import SCHEDULES, ScheduleUnion
+from pipeline.diffusion.schedules import NOISE_SCHEDULES, ScheduleUnion
 
 VARIANTS: dict[str, list[dict]] = {
     "linear_beta": [{}, {"num_levels": 7}, {"num_levels": 1, "beta_min": 0.5, "beta_max": 0.5}],
@@ -33,7 +33,7 @@ SHAPE = (2, 4, 4)
 
 
 def test_every_kind_has_a_case() -> None:
-    assert set(VARIANTS) == set(SCHEDULES)
+    assert set(VARIANTS) == set(NOISE_SCHEDULES)
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -30,8 +30,10 @@ class ExplicitSchedule(ABC):
     is_scalar: bool = False
     """One pair for all components."""
 
-    num_levels: int | None = None
-    """T where the schedule is made of levels at t = k/T; None where it is given at all times."""
+    @property
+    def num_levels(self) -> int | None:
+        """T where the schedule is made of levels at t = k/T; None where it is given at all times."""
+        return None
 
     @property
     def kinks(self) -> tuple[float, ...]:

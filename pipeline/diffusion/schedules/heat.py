@@ -1,0 +1,93 @@
+"""Heat dissipation in the DCT basis: a Gaussian blur with mirrored borders (Rissanen 2023, eq. 5; VCD's `blur`)."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.config import ConfigError
+from pipeline.diffusion.placement import Constant
+from pipeline.diffusion.schedules.base import ScheduleContext
+from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+
+
+class HeatSpec(DegradationScheduleSpec):
+    """alpha = exp(-L s^2 / 2), L = (pi i / height)^2 + (pi j / width)^2, s the width of the blur in pixels.
+
+    `geometric`: s = exp(linspace(log blur_min, log blur_max, T)), Rissanen's schedule (0.5 to 20 for MNIST, 24 for
+    CIFAR-10). `vcd`: exp(linspace(0, log N, T - 1)) and N once more, the published levels of Variational Cold
+    Diffusion, whose last step does nothing.
+    """
+
+    kind: Literal["heat"] = "heat"
+    levels: Literal["geometric", "vcd"] = "geometric"
+    blur_min: Annotated[float, Field(gt=0.0)] = 0.5  # s of the first level, in pixels
+    blur_max: Annotated[float, Field(gt=0.0)] | None = None  # s of the last level; null: the longer side
+    with_flat_end: bool = False  # the last level is exactly the mean of each channel, instead of s = blur_max
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "HeatSpec":
+        if self.levels == "vcd" and (self.blur_min != 0.5 or self.blur_max is not None or self.with_flat_end):
+            raise ValueError("levels vcd runs from 1 pixel to the side: give no blur_min, blur_max or with_flat_end")
+        if self.blur_max is not None and self.blur_max <= self.blur_min:
+            raise ValueError("blur_max must be larger than blur_min")
+        return self
+
+    def build(self, context: ScheduleContext) -> "Heat":
+        if context.basis.name != "dct":
+            raise ConfigError(f"schedule heat needs basis dct, found {context.basis.name}")
+        return Heat(self, self.widths(max(context.shape[-2:])), laplacian(context.shape))
+
+    def widths(self, side: int) -> Float[Tensor, " levels"]:
+        """s_0 = 0, s_1 ... s_T in pixels, `(T + 1,)` float64, for images whose longer side is `side`.
+
+        Raises:
+            ConfigError: there are too few levels, or the side is not larger than blur_min.
+        """
+        if self.levels == "vcd":
+            if self.num_levels < 2:
+                raise ConfigError("heat levels vcd need num_levels of at least 2, found 1; use geometric")
+            s = _geometric(1.0, float(side), self.num_levels - 1)
+            s = torch.cat([s, torch.full((1,), float(side), dtype=torch.float64)])
+        else:
+            largest = float(side) if self.blur_max is None else self.blur_max
+            if largest <= self.blur_min:
+                raise ConfigError(f"heat: blur_min {self.blur_min:g} must be smaller than the side, {side} pixels")
+            s = _geometric(self.blur_min, largest, self.num_levels)
+        return torch.cat([torch.zeros(1, dtype=torch.float64), s])
+
+
+class Heat(LevelSchedule):
+    """The schedule for widths `(T + 1,)` and Laplace eigenvalues `(dim,)`; s is linear between levels."""
+
+    def __init__(self, spec: HeatSpec, widths: Tensor, eigenvalues: Tensor) -> None:
+        super().__init__(spec)
+        self.with_flat_end = spec.with_flat_end
+        self._widths = Constant(widths[:, None])
+        self._eigenvalues = Constant(eigenvalues[None, :])
+
+    def profile(self, position: Tensor) -> Tensor:
+        eigenvalues = self._eigenvalues.on(position.device)
+        alpha = torch.exp(-0.5 * eigenvalues * interpolated(self._widths.on(position.device), position).square())
+        if not self.with_flat_end:
+            return alpha
+        left = (self.num_levels - position).clamp(0.0, 1.0)
+        return torch.where(eigenvalues > 0, left, 1.0) * alpha
+
+
+def laplacian(shape: tuple[int, ...]) -> Float[Tensor, " dim"]:
+    """Eigenvalues L of minus the Laplace operator with mirrored borders, in the order of the DCT, per pixel^2."""
+    axes = [(math.pi * torch.arange(size, dtype=torch.float64) / size).square() for size in shape[-2:]]
+    if len(shape) == 1:
+        return axes[0]
+    return (axes[0][:, None] + axes[1][None, :]).expand(shape).reshape(-1)
+
+
+def _geometric(first: float, last: float, count: int) -> Tensor:
+    """`count` values from `first` to `last`; the last one alone when count is 1."""
+    if count == 1:
+        return torch.tensor([last], dtype=torch.float64)
+    return torch.exp(torch.linspace(math.log(first), math.log(last), count, dtype=torch.float64))
