@@ -14,6 +14,9 @@ from pipeline.config import Spec
 from pipeline.diffusion.predictor import NetworkInputs, Precondition
 from pipeline.diffusion.randomness import NoiseStream
 
+ENCODER = "encoder"
+"""Name of the network that finds the latent code of two levels of one image, where an objective has one."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -163,7 +166,7 @@ class ObjectiveSpec(Spec):
 
     @property
     def num_latents(self) -> int | None:
-        """Length of the latent code that the network reads and a second network, `encoder`, finds; None: no code."""
+        """Length of the latent code that the network reads and the network `ENCODER` finds; None: there is no code."""
         return None
 
     @abstractmethod
