@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.baselines.devices import DEVICE_PATTERN, placed
+from pipeline.baselines.start import terminal_of
 from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
 from pipeline.config import ConfigError, Spec, runtime, union
-from pipeline.diffusion.likelihoods import LIKELIHOODS, LogLikelihood, log_likelihood
+from pipeline.diffusion.likelihoods import LIKELIHOODS, IhdmBoundSpec, LevelBound, LogLikelihood, log_likelihood
 from pipeline.diffusion.predictor import Condition, Predictor
+from pipeline.diffusion.processes import Process
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.evaluate.gaussian import gaussian_log_density
 from pipeline.shards import LabelledImages, dequantise, read_split
@@ -33,7 +36,7 @@ Progress = Callable[[int, int], None]
 class LikelihoodBlock(Spec):
     """Held-out images [block * block_size, (block + 1) * block_size) of a split, as far as it reaches."""
 
-    system: SystemSpec | Literal["gaussian", "test_split"]
+    system: SystemSpec | Literal["gaussian", "test_split", "mean_image"]
     likelihood: LikelihoodUnion | None = None  # None for the control rows
     split: Literal["train", "test"] = "test"
     block: NonNegativeInt = 0
@@ -54,9 +57,13 @@ def absent_reason(system: SystemSpec | str) -> str | None:
     """Why a system has no density, in one sentence; None where it has one."""
     if system == "test_split":
         return "images of the data set are no model and have no density"
-    if isinstance(system, SystemSpec) and system.process is None:
+    if system == "mean_image":
+        return "one image for all has no density"
+    if not isinstance(system, SystemSpec):
+        return None
+    if system.process is None:
         return "a network without a reverse process has no density"
-    return None
+    return system.objective.no_density
 
 
 def run(
@@ -66,7 +73,7 @@ def run(
 
     Args:
         spec: which system on which images.
-        inputs: `dataset`; `statistics`; for a trained system also `model`.
+        inputs: `dataset`; `statistics`; for a trained system also `model`, and `terminal` where x_T is fitted.
         attempt: where the file goes.
         progress: called with images done and images in all.
 
@@ -94,7 +101,8 @@ def run(
     bits = -nats / (dim * math.log(2.0)) + (math.log2(quantisation / 2.0) if quantisation else 0.0)
     np.savez(attempt.path("likelihood.npz"), index=images.index, nats=nats, bits_per_dim=bits)
     progress(len(nats), len(nats))
-    return {**meta, "nfe": nfe, "count": len(nats), "absent": None}
+    kind = None if spec.likelihood is None else spec.likelihood.kind
+    return {**meta, "nfe": nfe, "count": len(nats), "absent": None, "kind": kind}
 
 
 def _batch(spec: LikelihoodBlock, images: LabelledImages, start: int, quantisation: int | None) -> torch.Tensor:
@@ -131,18 +139,23 @@ def _flow(
         statistics=inputs.get("statistics"),
         device=spec.device,
     )
+    process = predictor.process
+    if isinstance(spec.likelihood, IhdmBoundSpec):
+        process = replace(process, terminal=terminal_of(process, spec.system.start, inputs))
     nats: list[np.ndarray] = []
     nfe = 0
     for start in range(0, len(images), spec.batch_shape):
         x = _batch(spec, images, start, quantisation)
-        terms = _terms(spec, predictor, x, images=images.rows(slice(start, start + spec.batch_shape)))
+        terms = _terms(spec, process, predictor, x, images=images.rows(slice(start, start + spec.batch_shape)))
         nats.append(terms.total[: len(x)].cpu().numpy())
         nfe = terms.nfe
         progress(min(start + spec.batch_shape, len(images)), len(images))
     return (np.concatenate(nats) if nats else np.zeros(0)), nfe
 
 
-def _terms(spec: LikelihoodBlock, predictor: Predictor, x: torch.Tensor, *, images: LabelledImages) -> LogLikelihood:
+def _terms(
+    spec: LikelihoodBlock, process: Process, predictor: Predictor, x: torch.Tensor, *, images: LabelledImages
+) -> LogLikelihood | LevelBound:
     """The batch is padded to `batch_shape`, so that no last bit depends on how many images are left."""
     assert isinstance(spec.system, SystemSpec)
     assert spec.likelihood is not None
@@ -153,7 +166,7 @@ def _terms(spec: LikelihoodBlock, predictor: Predictor, x: torch.Tensor, *, imag
             raise ConfigError("a class-conditional likelihood needs labels; the data set has none")
         cond = Condition(label=torch.from_numpy(images.labels[rows]).to(spec.device))
     return log_likelihood(
-        predictor.process,
+        process,
         predictor,
         x[rows].to(spec.device),
         spec.likelihood,
