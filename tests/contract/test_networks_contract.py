@@ -1,5 +1,7 @@
 """What every entry of the network table promises."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,31 +10,41 @@ from pipeline.config import parse, union
 from pipeline.diffusion.objectives import Draws
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.randomness import NoiseStream
-from pipeline.networks import NETWORKS, dropout_masks
+from pipeline.networks import NETWORKS, NetworkSpec, dropout_masks
 
 SMALL = {"base_channels": 8, "channel_multipliers": [1, 2], "num_blocks": 1, "attention_resolutions": [4]}
-DENOISERS = {
+SPECS: dict[str, dict[str, Any]] = {
     "unet-ddpmpp": {"kind": "unet", "block": "ddpmpp", **SMALL, "dropout": 0.2},
     "unet-mp": {"kind": "unet", "block": "mp", **SMALL, "dropout": 0.2},
     "mlp": {"kind": "mlp", "width": 16, "depth": 2, "dropout": 0.2},
 }
+WITH_LEVELS = {"num_times": 2, "latent_dim": 5}
+DENOISERS = [*SPECS, *(f"{name}-levels" for name in SPECS)]
+"""Each network as it is, and reading two times and a latent code."""
+
 SHAPE = (1, 8, 8)
 STREAM = NoiseStream(0)
 
 
 def test_every_network_is_covered_here() -> None:
-    assert {case["kind"] for case in DENOISERS.values()} | {"classifier"} == set(NETWORKS)
+    assert {case["kind"] for case in SPECS.values()} | {"classifier"} == set(NETWORKS)
+
+
+def spec_of(name: str) -> NetworkSpec:
+    return parse(union(NETWORKS), SPECS[name.removesuffix("-levels")])
 
 
 def build(name: str, num_classes: int | None = 3) -> nn.Module:
-    return parse(union(NETWORKS), DENOISERS[name]).build(SHAPE, num_classes, 64)
+    return spec_of(name).build(SHAPE, num_classes, 64, **(WITH_LEVELS if name.endswith("-levels") else {}))
 
 
 def arguments(batch: int) -> tuple[Tensor, Tensor, Tensor, Condition]:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(batch, *SHAPE, generator=generator)
     gamma = 4 * torch.randn(batch, 64, generator=generator)
-    return x, torch.rand(batch, generator=generator), gamma, Condition(label=torch.arange(batch) % 3)
+    t, time_to = torch.rand(2, batch, generator=generator)
+    latent = torch.randn(batch, WITH_LEVELS["latent_dim"], generator=generator)
+    return x, t, gamma, Condition(label=torch.arange(batch) % 3, latent=latent, time_to=time_to)
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -74,11 +86,14 @@ def test_batch_of_eight_equals_its_two_halves_in_training_mode(name: str) -> Non
     network = trained(build(name))
     x, t, gamma, cond = arguments(8)
     assert cond.label is not None
+    assert cond.latent is not None
+    assert cond.time_to is not None
 
     def output(first: int, last: int) -> Tensor:
         part = slice(first, last)
+        own = Condition(label=cond.label[part], latent=cond.latent[part], time_to=cond.time_to[part])
         with torch.no_grad(), dropout_masks(network, Draws(STREAM, 7, range(first, last), 8)):
-            return network(x[part], t[part], gamma[part], Condition(label=cond.label[part]))
+            return network(x[part], t[part], gamma[part], own)
 
     torch.testing.assert_close(torch.cat([output(0, 4), output(4, 8)]), output(0, 8), rtol=1e-5, atol=1e-5)
 
@@ -111,5 +126,5 @@ def test_network_runs_in_bfloat16_autocast(name: str) -> None:
 
 @pytest.mark.parametrize("name", DENOISERS)
 def test_spec_survives_a_round_trip_through_plain_data(name: str) -> None:
-    spec = parse(union(NETWORKS), DENOISERS[name])
+    spec = spec_of(name)
     assert parse(union(NETWORKS), spec.model_dump(mode="json")) == spec

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pipeline.config import ConfigError, parse, union
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks import NETWORKS, ClassifierSpec, MlpSpec, UnetSpec
-from pipeline.networks.embeddings import NoiseFeatures
+from pipeline.networks.embeddings import NoiseFeatures, TimeFeatures
 
 SMALL = {"base_channels": 8, "channel_multipliers": [1, 2], "num_blocks": 1}
 
@@ -154,3 +154,57 @@ def test_classifier_features_are_the_rectified_penultimate_layer(shape: tuple[in
 def test_classifier_without_classes_is_refused() -> None:
     with pytest.raises(ConfigError, match="two classes"):
         ClassifierSpec().build((1, 8, 8), None)
+
+
+class TestTimes:
+    """Networks of degradations, which are told the level."""
+
+    SPECS = (small_unet(), small_unet("mp"), MlpSpec(width=16, depth=1))
+
+    def called(self, network: nn.Module, t: float, cond: Condition | None = None) -> Tensor:
+        x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+        with torch.no_grad():
+            return network(x, torch.tensor([t]), torch.zeros(1, 1), cond)
+
+    def test_features_tell_neighbours_among_400_levels_apart(self) -> None:
+        features = TimeFeatures()(torch.arange(401, dtype=torch.float64) / 400)
+        distances = torch.cdist(features, features)
+        distances.fill_diagonal_(torch.inf)
+        assert distances.min() > 1.0
+        torch.testing.assert_close(features.square().mean(1), torch.ones(401))
+
+    @pytest.mark.parametrize("spec", SPECS, ids=lambda s: str(s.kind))
+    def test_without_times_only_gamma_is_read(self, spec: UnetSpec | MlpSpec) -> None:
+        network = randomised(spec.build((1, 8, 8), None))
+        later = self.called(network, 0.7, Condition(time_to=torch.tensor([0.6]), latent=torch.ones(1, 3)))
+        assert torch.equal(self.called(network, 0.2), later)
+
+    @pytest.mark.parametrize("spec", SPECS, ids=lambda s: str(s.kind))
+    def test_with_one_time_the_second_is_not_read(self, spec: UnetSpec | MlpSpec) -> None:
+        network = randomised(spec.build((1, 8, 8), None, num_times=1))
+        first = self.called(network, 0.5)
+        assert not torch.allclose(first, self.called(network, 0.5025), atol=1e-4)
+        assert torch.equal(first, self.called(network, 0.5, Condition(time_to=torch.tensor([0.2]))))
+
+    @pytest.mark.parametrize("spec", SPECS, ids=lambda s: str(s.kind))
+    def test_second_time_is_the_first_unless_it_is_given(self, spec: UnetSpec | MlpSpec) -> None:
+        network = randomised(spec.build((1, 8, 8), None, num_times=2))
+        same, earlier = (Condition(time_to=torch.tensor([time])) for time in (0.5, 0.4))
+        first = self.called(network, 0.5)
+        assert torch.equal(first, self.called(network, 0.5, same))
+        assert not torch.allclose(first, self.called(network, 0.5, earlier), atol=1e-4)
+
+    @pytest.mark.parametrize("spec", SPECS, ids=lambda s: str(s.kind))
+    def test_latent_code_is_read_and_none_means_zeros(self, spec: UnetSpec | MlpSpec) -> None:
+        network = randomised(spec.build((1, 8, 8), None, latent_dim=3))
+        first = self.called(network, 0.5)
+        assert torch.equal(first, self.called(network, 0.5, Condition(latent=torch.zeros(1, 3))))
+        assert not torch.allclose(first, self.called(network, 0.5, Condition(latent=torch.ones(1, 3))), atol=1e-4)
+
+    def test_three_times_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="0, 1 or 2 times"):
+            MlpSpec(width=8, depth=1).build((2,), num_times=3)
+
+    def test_classifier_with_times_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="neither times"):
+            ClassifierSpec().build((1, 8, 8), 3, num_times=1)
