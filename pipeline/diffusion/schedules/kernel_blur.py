@@ -1,6 +1,7 @@
 """Repeated convolution with circular borders, in the Fourier basis (Cold Diffusion's blur)."""
 
 import math
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -33,12 +34,16 @@ class KernelBlur(LevelSchedule):
 
     def __init__(self, spec: KernelBlurSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec)
+        self.spec = spec
         self.shape = shape
-        self._symbols = Constant(symbols(spec, shape))
 
     def profile(self, position: Tensor) -> Tensor:
         one_channel = interpolated(self._symbols.on(position.device), position)
         return one_channel.repeat(1, self.shape[0] if len(self.shape) == 3 else 1)
+
+    @cached_property
+    def _symbols(self) -> Constant:
+        return Constant(symbols(self.spec, self.shape))
 
 
 def symbols(spec: KernelBlurSpec, shape: tuple[int, ...]) -> Float[Tensor, "levels frequencies"]:

@@ -29,8 +29,10 @@ class MaskingSpec(DegradationScheduleSpec):
     with_zero_end: bool = True  # the last level is exactly the centre
 
     def build(self, context: ScheduleContext) -> "Masking":
-        if context.basis.name != "pixel" or len(context.shape) != 3:
-            raise ConfigError(f"schedule masking needs images and basis pixel, found {context.basis.name}")
+        if context.basis.name != "pixel":
+            raise ConfigError(f"schedule masking needs basis pixel, found {context.basis.name}")
+        if len(context.shape) != 3:
+            raise ConfigError(f"masking needs images (channels, height, width), found data of shape {context.shape}")
         return Masking(self, context.shape)
 
 
