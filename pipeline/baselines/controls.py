@@ -1,4 +1,4 @@
-"""Rows that need no training and bracket every table: the data's own Gaussian, and the data's own test images."""
+"""Rows that need no training and bracket every table: the data's own Gaussian, test images and mean image."""
 
 from pipeline.baselines.base import Baseline
 
@@ -16,4 +16,12 @@ TEST_SPLIT = Baseline(
     axes={},
     system=None,
     control="test_split",
+)
+
+MEAN_IMAGE = Baseline(
+    name="mean_image",
+    summary="The mean of the training images in place of every sample: what a collapsed model is worth.",
+    axes={},
+    system=None,
+    control="mean_image",
 )

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.config import ConfigError, Spec, parse, union
+from pipeline.config import ConfigError, Spec, neutral, parse, union
 from pipeline.diffusion.objectives import OBJECTIVES
-from pipeline.diffusion.objectives.base import Objective
+from pipeline.diffusion.objectives.base import ENCODER, Objective
 from pipeline.diffusion.predictor import Precondition, Predictor
 from pipeline.diffusion.processes import PROCESSES, Process, build_process
 from pipeline.diffusion.statistics import Statistics
@@ -22,14 +23,28 @@ DENOISER = "network"
 """Name of the network that a predictor calls; objectives with more networks add their own names."""
 
 
+class StartSpec(Spec):
+    """Where x_T comes from when the process does not end in its Gaussian prior.
+
+    Attributes:
+        source: `fitted`: the distribution of D(x_0, T) over the training set, one flat colour per image or the centre;
+            `training_images`: D(x_0, T) of a training image.
+        noise: standard deviation of symmetry-breaking noise, on the [-1, 1] scale.
+    """
+
+    source: Literal["fitted", "training_images"]
+    noise: NonNegativeFloat = 0.0
+
+
 class SystemSpec(Spec):
     """What is trained. `process` is absent for networks that learn no reverse process (a classifier)."""
 
     process: union(PROCESSES) | None
-    prediction: Literal["eps", "x0", "v", "score"] = "eps"
+    prediction: Literal["eps", "x0", "v", "score", "x_prev"] = "eps"
     objective: union(OBJECTIVES)
     network: union(NETWORKS)
     class_conditional: bool = False
+    start: StartSpec | None = neutral(None)  # where x_T comes from; null is the Gaussian prior of the process
 
 
 @dataclass(frozen=True)
@@ -67,9 +82,20 @@ def build_system(
     process = None if checked.process is None else build_process(checked.process, shape, statistics)
     precondition = None if process is None else Precondition(process, checked.prediction)
     needs_classes = checked.class_conditional or process is None
-    network = checked.network.build(shape, num_classes if needs_classes else None, int(np.prod(shape)), seed=seed)
     objective = checked.objective.build(precondition)
-    return System(checked, process, precondition, {DENOISER: network}, objective)
+    num_latents: int | None = checked.objective.num_latents
+    network = checked.network.build(
+        shape,
+        num_classes if needs_classes else None,
+        int(np.prod(shape)),
+        seed=seed,
+        num_times=checked.objective.num_times if process is not None and process.is_degradation else 0,
+        latent_dim=num_latents,
+    )
+    networks: dict[str, nn.Module] = {DENOISER: network}
+    if num_latents is not None:
+        networks[ENCODER] = checked.network.encoder(shape, num_latents, seed=seed)
+    return System(checked, process, precondition, networks, objective)
 
 
 def read_statistics(artifact: Artifact, basis: str) -> Statistics:
@@ -92,12 +118,28 @@ def read_statistics(artifact: Artifact, basis: str) -> Statistics:
     return Statistics(mean=mean, variances=variances, components=components)
 
 
+def _statistics_for(process: Spec, artifact: Artifact, shape: tuple[int, ...]) -> Statistics | None:
+    """Data statistics in the process's basis; None for a basis that the artifact does not list, without covariance.
+
+    The bases of single degradations (colour, haar_dct) are worked out from the covariance. Their processes need no
+    statistics; preconditioning then takes unit variances.
+    """
+    basis = str(getattr(process, "basis", "pixel"))
+    with np.load(artifact.path("statistics.npz"), allow_pickle=False) as arrays:
+        if f"variances_{basis}" in arrays or basis == "pca":
+            return read_statistics(artifact, basis)
+        if "covariance" not in arrays:
+            return None
+        mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
+    return Statistics.from_moments(mean, covariance, basis, shape=shape, quantisation=None)
+
+
 def system_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None, *, seed: int = 0) -> System:
     """Build a system from artifact metadata: `dataset` is the metadata of an ingest artifact."""
+    shape, num_classes = tuple(dataset["shape"]), dataset["num_classes"]
     data = None
     if statistics is not None and spec.process is not None:
-        data = read_statistics(statistics, spec.process.basis)
-    shape, num_classes = tuple(dataset["shape"]), dataset["num_classes"]
+        data = _statistics_for(spec.process, statistics, shape)
     return build_system(spec, shape=shape, num_classes=num_classes, statistics=data, seed=seed)
 
 
@@ -111,11 +153,23 @@ def load_predictor(
     return Predictor(network, system.process, spec.prediction)
 
 
+def load_encoder(spec: SystemSpec, *, model: Artifact, dataset: Artifact, device: str = "cpu") -> nn.Module:
+    """The encoder of a trained variational system, averaged weights: `(pair, t, time_to) -> (mean, log variance)`.
+
+    Raises:
+        ConfigError: the system has no latent code.
+    """
+    networks = system_for(spec, dataset.meta, None).networks
+    if ENCODER not in networks:
+        raise ConfigError("this system has no latent code and no encoder; use variational, vcd or vwd")
+    return _with_weights(networks[ENCODER], model, device, prefix=f"{ENCODER}.")
+
+
 def load_classifier(spec: SystemSpec, *, model: Artifact, dataset: Artifact, device: str = "cpu") -> nn.Module:
     """The feature classifier of a data set, in evaluation mode."""
     return _with_weights(system_for(spec, dataset.meta, None).networks[DENOISER], model, device)
 
 
-def _with_weights(network: nn.Module, model: Artifact, device: str) -> nn.Module:
-    network.load_state_dict(load_file(model.path("ema.safetensors")))
+def _with_weights(network: nn.Module, model: Artifact, device: str, *, prefix: str = "") -> nn.Module:
+    network.load_state_dict(load_file(model.path(f"{prefix}ema.safetensors")))
     return network.to(device).eval().requires_grad_(False)

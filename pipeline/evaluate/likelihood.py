@@ -63,7 +63,12 @@ def absent_reason(system: SystemSpec | str) -> str | None:
         return None
     if system.process is None:
         return "a network without a reverse process has no density"
-    return system.objective.no_density
+    if system.objective.no_density is not None:
+        return system.objective.no_density
+    levels = getattr(system.process, "schedule", system.process)
+    if getattr(levels, "noise", None) == 0:
+        return "the levels are deterministic: given the image each is a point, which has no density"
+    return None
 
 
 def run(

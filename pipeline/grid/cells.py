@@ -14,6 +14,7 @@ from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
 from pipeline.grid.tasks import Task
 from pipeline.ingest.sources import pin
 from pipeline.ingest.statistics import StatisticsSpec
+from pipeline.ingest.terminal import TerminalFit
 from pipeline.sample.blocks import SamplerSpec, sample_blocks
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
@@ -31,6 +32,7 @@ class CellTasks:
     classifier: Task | None
     reference: Task | None
     training: Task | None
+    terminal: Task | None
     samples: tuple[Task, ...]
     features: tuple[Task, ...]
     likelihoods: tuple[Task, ...]
@@ -39,11 +41,20 @@ class CellTasks:
     def in_order(self) -> Iterator[Task]:
         """Inputs before their users."""
         yield from (self.dataset, self.statistics)
-        yield from (task for task in (self.classifier, self.reference, self.training) if task is not None)
+        alone = (self.classifier, self.reference, self.training, self.terminal)
+        yield from (task for task in alone if task is not None)
         yield from self.samples
         yield from self.features
         yield from self.likelihoods
         yield self.result
+
+
+def pinned_source(source: Any, root: str | None, pinned: dict[str, Any]) -> Any:
+    """The data set with the digest of its content; each is read once."""
+    name = source.model_dump_json()
+    if name not in pinned:
+        pinned[name] = pin(source, root or ".")
+    return pinned[name]
 
 
 def canonical(sampler: SamplerSpec) -> SamplerSpec:
@@ -76,19 +87,20 @@ def cell_tasks(
     """
     is_control = not isinstance(system, SystemSpec)
     source = experiment.dataset
-    name = source.model_dump_json()
-    if name not in pinned:
-        pinned[name] = pin(source, root or ".")
-    dataset = Task("ingest", pinned[name], {}, f"ingest {source.name}")
+    dataset = Task("ingest", pinned_source(source, root, pinned), {}, f"ingest {source.name}")
     statistics = Task("statistics", StatisticsSpec(), {"dataset": dataset.key}, f"statistics {source.name}")
     data = {"dataset": dataset.key, "statistics": statistics.key}
-    training = None
+    training = terminal = None
     inputs: dict[str, Key] = dict(data)
     if not is_control:
         spec = TrainTask(system=system, train=experiment.train, seed=seed)
         weight = float(experiment.train.steps * experiment.train.batch)
         training = Task("train", spec, data, f"train {_short_system(system)} seed {seed}", weight)
         inputs["model"] = training.key
+        if system.start is not None and system.start.source == "fitted":
+            fit = TerminalFit(process=system.process)
+            terminal = Task("terminal", fit, data, f"terminal {_short_system(system)}")
+            inputs["terminal"] = terminal.key
         sampler = canonical(sampler) if sampler is not None else None
     classifier, reference, net = _feature_net(evaluate, source, data)
     samples: list[Task] = []
@@ -129,6 +141,7 @@ def cell_tasks(
         classifier,
         reference,
         training,
+        terminal,
         tuple(samples),
         tuple(features),
         tuple(likelihoods),
@@ -177,7 +190,10 @@ def _short_system(system: SystemSpec | str) -> str:
     process = system.process
     if process is None:
         return "classifier"
+    if process.kind == "operator":
+        return f"{process.degradation.kind} {system.objective.kind} {system.prediction}"
     schedule = process.schedule
     softness = getattr(schedule, "softness_a", None)
     suffix = "" if softness is None else f" a={softness:g}"
-    return f"{schedule.kind} {process.basis}{suffix} {system.prediction}"
+    kind = "" if system.objective.kind == "denoising" else f"{system.objective.kind} "
+    return f"{kind}{schedule.kind} {process.basis}{suffix} {system.prediction}"

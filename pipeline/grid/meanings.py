@@ -17,7 +17,7 @@ MEANINGS = {
     "TrainSpec.betas": "of the optimiser",
     "TrainSpec.weight_decay": "of the optimiser",
     "TrainSpec.warmup_steps": "steps of linear warm-up",
-    "TrainSpec.lr_decay": "`cosine` falls to 0 at the last step",
+    "TrainSpec.lr_decay": "`cosine` falls to 0 at the last step, `step` drops at regular distances",
     "TrainSpec.clip_norm": "largest norm of the gradient; null clips nothing",
     "TrainSpec.ema": "average of the weights, which all samples and likelihoods use",
     "TrainSpec.flips": "mirror images left to right, with probability 1/2",

@@ -6,15 +6,21 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.baselines.system import SystemSpec
-from pipeline.config import ConfigError, Spec, parse
+from pipeline.config import ConfigError, DataError, Spec, parse, union
+from pipeline.diffusion.likelihoods import LIKELIHOODS
+from pipeline.diffusion.predictor import Precondition
+from pipeline.diffusion.processes import build_process
 from pipeline.grid.axes import Combination, combinations, short
-from pipeline.grid.cells import CellTasks, cell_tasks
+from pipeline.grid.cells import CellTasks, cell_tasks, pinned_source
 from pipeline.grid.spec import ExperimentSpec, GridSpec
 from pipeline.grid.tasks import Task
 from pipeline.grid.validity import refusal
 from pipeline.sample.blocks import SamplerSpec
 from pipeline.store import Key, Store, fingerprint
 from pipeline.store.layout import QUARANTINE, key_of
+
+SEEDLESS = ("test_split", "mean_image")
+"""Control rows that have one value, whatever the seed."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,12 @@ def make_plan(grid: GridSpec, *, root: str | None = None) -> Plan:
         if reason is not None:
             skipped.append((combination.label, reason))
             continue
-        for draft in _drafts(grid, combination, root, pinned):
+        try:
+            cell = _System.of(grid, combination, root, pinned)
+        except DoesNotFit as error:
+            skipped.append((combination.label, str(error)))
+            continue
+        for draft in _drafts(grid, combination, cell, root, pinned):
             other = by_key.get(draft.tasks.result.key)
             if other is not None:
                 merged.append((draft.label, other.label))
@@ -142,25 +153,77 @@ class _Draft:
         return " ".join([*parts, f"seed={self.seed}"])
 
 
-def _drafts(grid: GridSpec, combination: Combination, root: str | None, pinned: dict[str, Any]) -> Iterable[_Draft]:
-    baseline = combination.baseline
-    where = f"grid.{combination.block}"
-    experiment = _experiment(grid.experiment, combination.overrides, where)
-    system: SystemSpec | None = None
-    if baseline.system is not None:
+class DoesNotFit(ConfigError):
+    """A combination that cannot be built on its data set: skipped with this sentence."""
+
+
+@dataclass(frozen=True)
+class _System:
+    """What a combination trains, checked against its data set, and how it is sampled and scored."""
+
+    experiment: ExperimentSpec
+    spec: SystemSpec | None
+    samplers: tuple[SamplerSpec | None, ...]
+    likelihood: Any
+
+    @classmethod
+    def of(cls, grid: GridSpec, combination: Combination, root: str | None, pinned: dict[str, Any]) -> "_System":
+        """Expand a combination.
+
+        Raises:
+            ConfigError: its values are wrong. DoesNotFit: they do not fit the data set.
+        """
+        baseline, where = combination.baseline, f"grid.{combination.block}"
+        experiment = _experiment(grid.experiment, combination.overrides, where)
+        if baseline.system is None:
+            return cls(experiment, None, (None,), None)
         tree = baseline.system(combination.axes)
         tree |= {"network": experiment.network, "class_conditional": experiment.class_conditional}
-        system = parse(SystemSpec, tree, where)
-    samplers: tuple[SamplerSpec | None, ...] = (None,)
-    if baseline.control is None:
-        given = grid.evaluate.samplers.get(baseline.name)
-        samplers = given or tuple(parse(SamplerSpec, dict(entry), "sampler") for entry in baseline.samplers)
-    for sampler in samplers:
-        for seed in grid.seeds if baseline.control != "test_split" else grid.seeds[:1]:
+        spec = parse(SystemSpec, tree, where)
+        num_levels = _num_levels(spec, pinned_source(experiment.dataset, root, pinned))
+        samplers = grid.evaluate.samplers.get(baseline.name)
+        if not samplers:
+            defaults = baseline.default_samplers(combination.axes)
+            samplers = tuple(parse(SamplerSpec, dict(entry), "sampler") for entry in defaults)
+        likelihood = grid.evaluate.likelihood
+        if baseline.likelihood is not None:
+            likelihood = parse(union(LIKELIHOODS), dict(baseline.likelihood(combination.axes)), "likelihood")
+        return cls(experiment, spec, tuple(sampler.over(num_levels) for sampler in samplers), likelihood)
+
+
+def _num_levels(spec: SystemSpec, source: Any) -> int | None:
+    """Levels of the system's process; builds it for the data set's shape where it is a degradation.
+
+    Raises:
+        DoesNotFit: the process, or what is predicted, cannot be built for this shape.
+    """
+    process = spec.process
+    assert process is not None
+    if getattr(getattr(process, "schedule", None), "is_degradation", process.kind != "spectral"):
+        try:
+            shape = source.opened().shape
+        except DataError:
+            return int(getattr(process, "num_levels", 0) or process.schedule.num_levels)  # told when it is read
+        try:
+            return Precondition(build_process(process, shape), spec.prediction).process.num_levels
+        except ConfigError as error:
+            raise DoesNotFit(str(error)) from error
+    return getattr(process.schedule, "num_levels", None)
+
+
+def _drafts(
+    grid: GridSpec, combination: Combination, system: _System, root: str | None, pinned: dict[str, Any]
+) -> Iterable[_Draft]:
+    baseline, experiment = combination.baseline, system.experiment
+    evaluate = grid.evaluate
+    if system.likelihood is not None:
+        evaluate = evaluate.model_copy(update={"likelihood": system.likelihood})
+    for sampler in system.samplers:
+        for seed in grid.seeds if baseline.control not in SEEDLESS else grid.seeds[:1]:
             tasks = cell_tasks(
-                grid.evaluate,
+                evaluate,
                 experiment,
-                system or baseline.control,
+                system.spec or baseline.control,
                 sampler=sampler,
                 seed=seed,
                 root=root,
@@ -204,7 +267,7 @@ def _params(
     params |= {
         name: value if isinstance(value, int | float) else short(value)
         for name, value in combination.axes.items()
-        if name not in combination.idle
+        if name not in combination.idle and value is not None
     }
     if sampler is not None:
         params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}
@@ -213,7 +276,22 @@ def _params(
     return {**params, "dataset": experiment.dataset.name, "seed": seed}
 
 
-_PREFIXED = {"softness_a": "a=", "ordering_r": "r=", "overlap_b": "b=", "steps": "steps=", "train.lr": "lr="}
+_PREFIXED = {
+    "softness_a": "a=",
+    "ordering_r": "r=",
+    "overlap_b": "b=",
+    "steps": "steps=",
+    "train.lr": "lr=",
+    "num_levels": "T=",
+    "noise": "noise=",
+    "start_noise": "start=",
+    "delta": "delta=",
+    "jitter": "jitter=",
+    "latent_dim": "z=",
+    "beta": "beta=",
+    "kl_annealing": "kl=",
+    "stride": "stride=",
+}
 
 
 def _names(drafts: list[_Draft]) -> list[str]:

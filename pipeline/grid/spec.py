@@ -17,12 +17,19 @@ from pipeline.sample.blocks import SamplerSpec
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Metric = Literal["fd_clf", "kid", "precision_recall", "nll"]
+Metric = Literal["fd_clf", "kid", "precision_recall", "nll", "diversity"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"kind": "digits", "name": "digits"},
     "mnist": {"kind": "idx", "name": "mnist", "uri": "mnist"},
     "cifar10": {"kind": "cifar_binary", "name": "cifar10", "uri": "cifar10"},
+    "afhq64": {"kind": "image_folder", "name": "afhq64", "uri": "afhq", "image": {"size": 64}},
+    "lsun_church128": {
+        "kind": "image_folder",
+        "name": "lsun_church128",
+        "uri": "church_outdoor",
+        "image": {"size": 128},
+    },
 }
 """Data sets by name; relative locations are below the data folder."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Spec
 from pipeline.evaluate import features, likelihood, result
 from pipeline.ingest import stage as ingest
-from pipeline.ingest import statistics
+from pipeline.ingest import statistics, terminal
 from pipeline.ingest.stage import ShardMap
 from pipeline.sample import stage as sample
 from pipeline.store import Artifact, Key, Store, fingerprint
@@ -19,11 +19,11 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) in the stage's own units."""
 
 STAGES: dict[str, ModuleType] = {
-    module.STAGE: module for module in (ingest, statistics, train, sample, features, likelihood, result)
+    module.STAGE: module for module in (ingest, statistics, terminal, train, sample, features, likelihood, result)
 }
 """Stages in the order of the data flow; each module has STAGE, STAGE_VERSION and `run`."""
 
-SHARDED = (ingest.STAGE, statistics.STAGE)
+SHARDED = (ingest.STAGE, statistics.STAGE, terminal.STAGE)
 """Stages that work shard by shard and can be spread inside one task."""
 
 

@@ -75,6 +75,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("axes_that_need_another", lambda combination: bool(_idle_given(combination)), _idle_sentence),
     Rule(
+        "values_of_the_baseline",
+        lambda combination: combination.baseline.refusal(combination.axes) is not None,
+        lambda combination: str(combination.baseline.refusal(combination.axes)),
+    ),
+    Rule(
         "component_schedule_of_ddpm",
         lambda combination: (
             combination.baseline.name == "ddpm" and _schedule_kind(combination) in ("gud", "columns", "haar_columns")

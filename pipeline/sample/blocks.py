@@ -6,33 +6,69 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.baselines.devices import DEVICE_PATTERN
 from pipeline.baselines.system import SystemSpec
-from pipeline.config import Spec, runtime, union
-from pipeline.diffusion.kernels import KERNELS
+from pipeline.config import ConfigError, Spec, neutral, runtime, union
+from pipeline.diffusion.kernels import KERNELS, WALKS_LEVELS
 
 if TYPE_CHECKING:
     KernelUnion = Any
 else:
     KernelUnion = union(KERNELS)
 
-Control = Literal["gaussian", "test_split"]
+Control = Literal["gaussian", "test_split", "mean_image"]
 Labels = Literal["none", "balanced"]
 
 
 class SamplerSpec(Spec):
-    """A reverse kernel and the grid of times that it walks; written flat: `{kind: ddim, eta: 0, steps: 50}`."""
+    """A reverse kernel and the grid of times that it walks; written flat: `{kind: ddim, eta: 0, steps: 50}`.
+
+    Attributes:
+        steps: of the time grid; null takes every level of a process that has levels.
+        final: `denoise` ends with one more evaluation; kernels that walk levels end in their state.
+        latents: of a variational system: one code per `image`, reused at every step, or a fresh one per `step`.
+    """
 
     kernel: KernelUnion
-    steps: PositiveInt
+    steps: PositiveInt | None = None
     spacing: Literal["uniform", "quadratic"] = "uniform"
     final: Literal["state", "denoise"] = "denoise"
+    latents: Literal["image", "step"] = neutral("image")
 
     @model_validator(mode="before")
     @classmethod
     def _gather_kernel(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "kernel" in data:
+        if not isinstance(data, dict):
             return data
-        own = {name: data[name] for name in ("steps", "spacing", "final") if name in data}
-        return {**own, "kernel": {name: value for name, value in data.items() if name not in own}}
+        if "kernel" not in data:
+            own = {name: data[name] for name in ("steps", "spacing", "final", "latents") if name in data}
+            data = {**own, "kernel": {name: value for name, value in data.items() if name not in own}}
+        kernel = data["kernel"]
+        kind = kernel.get("kind") if isinstance(kernel, dict) else getattr(kernel, "kind", None)
+        if "final" not in data and kind in WALKS_LEVELS:
+            return {**data, "final": "state"}
+        return data
+
+    @model_validator(mode="after")
+    def _levels_end_in_their_state(self) -> "SamplerSpec":
+        if self.kernel.kind in WALKS_LEVELS and (self.final, self.spacing) != ("state", "uniform"):
+            raise ValueError(f"{self.kernel.kind} walks levels: it takes final: state and spacing: uniform")
+        return self
+
+    def over(self, num_levels: int | None) -> "SamplerSpec":
+        """The sampler with its steps filled in for a process of `num_levels` levels (None: at all times).
+
+        Raises:
+            ConfigError: steps are missing, or do not fall on levels.
+        """
+        kind = self.kernel.kind
+        if self.steps is None and num_levels is None:
+            raise ConfigError(f"sampler {kind}: steps: give a number; this process has no levels of its own")
+        steps = self.steps or num_levels
+        assert steps is not None
+        if kind in WALKS_LEVELS and num_levels is not None and num_levels % steps:
+            raise ConfigError(
+                f"sampler {kind}: {steps} steps do not fall on the {num_levels} levels; use a divisor of {num_levels}"
+            )
+        return self.model_copy(update={"steps": steps})
 
 
 class SampleBlock(Spec):
@@ -60,6 +96,8 @@ class SampleBlock(Spec):
             raise ValueError(f"count = {self.count} is more than block_size = {self.block_size}")
         if isinstance(self.system, SystemSpec) and self.system.class_conditional != (self.labels == "balanced"):
             raise ValueError("labels: a class-conditional system needs balanced, any other none")
+        if self.sampler is not None and self.sampler.steps is None:
+            raise ValueError("sampler: steps: give a number")
         if is_control and self.labels != "none":
             raise ValueError("labels: a control row takes none")
         return self

@@ -1,17 +1,19 @@
 """The sample stage: one block of images of one cell, the same bits whoever makes it and however it is shared out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.baselines.devices import placed
-from pipeline.baselines.system import load_predictor, read_statistics
+from pipeline.baselines.start import terminal_of
+from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
 from pipeline.config import ConfigError
 from pipeline.diffusion.kernels import Kernel
 from pipeline.diffusion.predictor import Condition, Predictor
+from pipeline.diffusion.processes import Terminal
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.diffusion.sampling import sample, time_grid
 from pipeline.sample.blocks import SampleBlock
@@ -35,7 +37,7 @@ def run(
 
     Args:
         spec: the block.
-        inputs: `dataset` and `statistics`; for a trained system also `model`.
+        inputs: `dataset` and `statistics`; for a trained system also `model`, and `terminal` where x_T is fitted.
         attempt: where the files go.
         progress: called with images done and images in all.
 
@@ -54,6 +56,9 @@ def run(
         elif spec.system == "gaussian":
             images = np.concatenate(list(_gaussian_draws(spec, inputs, progress)))
             method = {"kind": "gaussian", "nfe": 0}
+        elif spec.system == "mean_image":
+            images = _mean_images(spec, inputs)
+            method = {"kind": "mean_image", "nfe": 0}
         else:
             labels = _labels(spec, dataset["num_classes"])
             images, method = _drawn(spec, inputs, labels, progress)
@@ -110,45 +115,76 @@ def _drawn(
         statistics=inputs.get("statistics"),
         device=spec.device,
     )
+    assert spec.sampler.steps is not None
     kernel: Kernel = spec.sampler.kernel.build()
+    walk = _Walk(spec, predictor, kernel, terminal_of(predictor.process, spec.system.start, inputs))
     images: list[np.ndarray] = []
     done = 0
     for rows, wanted in _batches(spec):
-        cond = None
-        if labels is not None:
-            cond = Condition(label=torch.from_numpy(labels[rows - spec.first]).to(spec.device))
-        images.append(_walk(spec, predictor, kernel, rows=rows, cond=cond)[:wanted])
+        label = None if labels is None else torch.from_numpy(labels[rows - spec.first]).to(spec.device)
+        images.append(walk(rows.tolist(), label)[:wanted])
         done += wanted
         progress(done, spec.count)
     nfe = kernel.nfe(spec.sampler.steps) + (spec.sampler.final == "denoise")
     return np.concatenate(images), {"kind": "sampler", "nfe": nfe, "sampler": spec.sampler.identity()}
 
 
-def _walk(
-    spec: SampleBlock, predictor: Predictor, kernel: Kernel, *, rows: np.ndarray, cond: Condition | None
-) -> np.ndarray:
-    """Images (batch, *shape) float32 of the given indices; every draw is keyed (seed, index, step, name)."""
-    assert spec.sampler is not None
-    process = predictor.process
-    stream = NoiseStream(spec.seed)
+class _Walk:
+    """The reverse path of a batch of image indices; every draw is keyed (seed, index, step, name)."""
 
-    def noise(step: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return stream.normal(rows.tolist(), step, name, shape[1:]).to(spec.device)
+    def __init__(self, spec: SampleBlock, predictor: Predictor, kernel: Kernel, terminal: Terminal) -> None:
+        assert spec.sampler is not None
+        assert isinstance(spec.system, SystemSpec)
+        self.spec, self.sampler, self.predictor, self.kernel = spec, spec.sampler, predictor, kernel
+        self.terminal = terminal
+        self.num_latents: int | None = spec.system.objective.num_latents
+        self.stream = NoiseStream(spec.seed)
 
-    eps = process.basis.to_components(noise(0, "x_T", (len(rows), *process.shape)))
-    scale = torch.as_tensor(process.scale, dtype=eps.dtype, device=eps.device)
-    x = sample(
-        process,
-        kernel,
-        predictor,
-        process.to_data(scale * eps),
-        time_grid(spec.sampler.steps, spec.sampler.spacing),
-        noise,
-        cond,
-        final=spec.sampler.final,
-    )
-    assert isinstance(x, torch.Tensor)
-    return x.float().cpu().numpy()
+    def __call__(self, rows: list[int], label: torch.Tensor | None) -> np.ndarray:
+        """Images `(batch, *shape)` float32."""
+        sampler, device = self.sampler, self.spec.device
+        assert sampler.steps is not None
+
+        def noise(step: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+            return self.stream.normal(rows, step, name, shape[1:]).to(device)
+
+        x = sample(
+            self.predictor.process,
+            self.kernel,
+            self.predictor,
+            self.terminal.draw(rows, self.spec.seed).to(device),
+            time_grid(sampler.steps, sampler.spacing),
+            noise,
+            self._condition(rows, label),
+            final=sampler.final,
+        )
+        assert isinstance(x, torch.Tensor)
+        return x.float().cpu().numpy()
+
+    def _condition(
+        self, rows: list[int], label: torch.Tensor | None
+    ) -> Condition | Callable[[int], Condition | None] | None:
+        """Label and latent code; a code per image is that of step 0 at every step."""
+        length = self.num_latents
+        if length is None:
+            return None if label is None else Condition(label=label)
+
+        def at(step: int) -> Condition:
+            return Condition(label=label, latent=prior_latents(self.stream, rows, step, length).to(self.spec.device))
+
+        return at if self.sampler.latents == "step" else at(0)
+
+
+def prior_latents(stream: NoiseStream, rows: Sequence[int], step: int, length: int) -> torch.Tensor:
+    """z ~ N(0, I), `(batch, length)` float32, keyed (seed, image, step)."""
+    return stream.normal(rows, step, "z", (length,))
+
+
+def _mean_images(spec: SampleBlock, inputs: dict[str, Artifact]) -> np.ndarray:
+    """The mean of the training images, over and over."""
+    mean = read_statistics(inputs["statistics"], "pixel").mean
+    shape = tuple(inputs["dataset"].meta["shape"])
+    return np.broadcast_to(mean.float().numpy().reshape(1, *shape), (spec.count, *shape)).copy()
 
 
 def _gaussian_draws(spec: SampleBlock, inputs: dict[str, Artifact], progress: Progress) -> Iterator[np.ndarray]:

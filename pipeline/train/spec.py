@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.baselines.system import SystemSpec
-from pipeline.config import Spec, runtime
+from pipeline.config import Spec, neutral, runtime
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -36,7 +36,9 @@ class TrainSpec(Spec):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0
-    lr_decay: Literal["none", "cosine"] = "none"
+    lr_decay: Literal["none", "cosine", "step"] = "none"
+    lr_step_every: PositiveInt | None = neutral(None)  # steps between two drops of lr_decay: step
+    lr_step_factor: float = neutral(0.75, gt=0.0, le=1.0)  # of the learning rate at each drop
     clip_norm: PositiveFloat | None = 1.0
     ema: AverageSpec = AverageSpec(decay=0.999)
     flips: bool = False
@@ -57,11 +59,19 @@ class TrainSpec(Spec):
             raise ValueError(f"chunks = {self.chunks} is more than batch = {self.batch}; lower chunks")
         return self
 
+    @model_validator(mode="after")
+    def _steps_have_a_length(self) -> "TrainSpec":
+        if (self.lr_decay == "step") != (self.lr_step_every is not None):
+            raise ValueError("lr_decay: step and lr_step_every go together; give both or none")
+        return self
+
     def lr_at(self, step: int) -> float:
         """Learning rate of zero-based `step`: linear warm-up times the decay."""
         factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.lr_decay == "cosine":
             factor *= 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+        if self.lr_step_every is not None:
+            factor *= self.lr_step_factor ** (step // self.lr_step_every)
         return self.lr * factor
 
 
