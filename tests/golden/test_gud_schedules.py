@@ -1,5 +1,6 @@
 """Every schedule reproduces the arrays of the public GUD library and of the formulas it lacks (gud/schedules.md)."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from pipeline.diffusion import Statistics, build_process
 from pipeline.diffusion.processes import Marginal, Process
+from pipeline.diffusion.schedules.heat import laplacian
 
 ARRAYS = np.load(Path(__file__).parent / "gud" / "schedules.npz")
 SOFTNESS = ["0", "0.4", "0.7", "1", "1.3", "1.6", "20"]
@@ -138,3 +140,28 @@ def test_haar_column_schedules_match(a: str, b: str) -> None:
     assert process.basis.level is not None
     np.testing.assert_array_equal(process.basis.level.numpy(), ARRAYS["haarcol.level"].ravel())
     np.testing.assert_array_equal(process.basis.column.numpy(), ARRAYS["haarcol.column"].ravel())
+
+
+def test_blurring_diffusion_rows_match() -> None:
+    side, blur_max, min_scale, low, high = (float(value) for value in ARRAYS["blur.params"])
+    schedule = {"kind": "blurring", "blur_max": blur_max, "min_scale": min_scale}
+    schedule |= {"log_snr_prior": low, "log_snr_data": high}
+    process = process_of(schedule, (1, int(side), int(side)), basis="dct")
+    m = process.marginal(torch.from_numpy(ARRAYS["blur.t"]))
+    assert_close(m.gamma, "blur.gamma")
+    assert_close(m.alpha / torch.from_numpy(ARRAYS["blur.alpha_t"])[:, None], "blur.freq_scale")
+    assert_close(m.sigma, "blur.sigma_t")
+    assert_close((m.alpha.square() + m.sigma.square()).sqrt(), "blur.rescale_m")
+    assert_close(process.variance_preserving().marginal(torch.from_numpy(ARRAYS["blur.t"])).gamma, "blur.gamma")
+
+
+def test_inverse_heat_dissipation_rows_match() -> None:
+    shape, delta = (1, *ARRAYS["ihdm.gamma"].shape[1:]), float(ARRAYS["ihdm.delta"])
+    for width, expected in zip(ARRAYS["ihdm.sigma_blur"], ARRAYS["ihdm.gamma"].reshape(11, -1), strict=True):
+        schedule = {"kind": "heat", "num_levels": 1, "blur_min": 0.1, "blur_max": width, "noise": delta}
+        m = process_of(schedule, shape, basis="dct").marginal(1.0)
+        has_signal = m.alpha[0].numpy() > 1e-300
+        np.testing.assert_allclose(m.gamma[0].numpy()[has_signal], expected[has_signal], rtol=1e-9, atol=1e-11)
+        # Below float64's smallest number alpha is 0, and gamma infinite.
+        np.testing.assert_allclose(2 * math.log(delta) + laplacian(shape) * width**2, expected, rtol=1e-9, atol=1e-11)
+        assert m.gamma[0].numpy()[~has_signal].min(initial=1e3) >= 1e3

@@ -104,12 +104,12 @@ class ExplicitMarginal:
     @cached_property
     def log_alpha2(self) -> Tensor:
         """log alpha^2, -inf where alpha = 0."""
-        return torch.log(self.alpha.square())
+        return 2 * torch.log(self.alpha.abs())
 
     @cached_property
     def log_sigma2(self) -> Tensor:
         """log sigma^2, -inf where there is no noise."""
-        return torch.log(self.sigma.square())
+        return 2 * torch.log(self.sigma)
 
     @cached_property
     def gamma(self) -> Tensor:
