@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.diffusion.predictions import Prediction
-from pipeline.diffusion.processes import AnyMarginal, Process, Time, as_times
+from pipeline.diffusion.processes import AnyMarginal, Process, Time, as_times, diagonal
 
 
 class GaussianOracle:
@@ -94,7 +94,7 @@ def mixture(process: Process, weights: Tensor, means: Tensor, variances: Tensor)
 
 
 def _marginal(process: Process, t: Time, c: Tensor) -> AnyMarginal:
-    return process.marginal(as_times(t).to(c.device))
+    return diagonal(process).marginal(as_times(t).to(c.device))
 
 
 def _log_normal(residual: Tensor, variance: Tensor) -> Tensor:

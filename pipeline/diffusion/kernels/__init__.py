@@ -21,6 +21,9 @@ KERNELS: dict[str, type[Spec]] = {
     "previous": PreviousSpec,
 }
 
+WALKS_LEVELS = frozenset({"cold", "previous"})
+"""Kernels that go from level to level of a process and end in its state."""
+
 KernelSpec = union(KERNELS)
 
 
@@ -29,4 +32,4 @@ def build_kernel(spec: Mapping[str, Any] | Spec) -> Kernel:
     return parse(KernelSpec, spec, "sampler").build()
 
 
-__all__ = ["KERNELS", "Denoiser", "Kernel", "KernelSpec", "build_kernel"]
+__all__ = ["KERNELS", "WALKS_LEVELS", "Denoiser", "Kernel", "KernelSpec", "build_kernel"]

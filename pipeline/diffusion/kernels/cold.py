@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, on_levels
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Process, diagonal
 
 
 class ColdSpec(Spec):
@@ -36,8 +36,8 @@ class Cold(Kernel):
 
     - "residual": the deviation is multiplied by sigma_s / sigma_t (1 without noise at t). On a noise process this is
       DDIM; on levels of constant noise it is Algorithm 2, whose last step returns x_0.
-    - "start": (sigma_t - sigma_s) z_T is taken away instead, with z_T = c_T / sigma_T frozen: "fixed noise" of the
-      published code. It says something only where D(x_0, 1) is the centre.
+    - "start": (sigma_t - sigma_s) z_T is taken away instead, with the unit noise z_T frozen that x_T was drawn from:
+      "fixed noise" of the published code. It says something only where D(x_0, 1) is the centre.
 
     Attributes:
         rho: as above. tau: standard deviation of the fresh noise, absent in the last step. noise: as above.
@@ -67,7 +67,8 @@ class Cold(Kernel):
         last = on_levels(process, times)[-1]
         if self.noise == "residual":
             return last, None
-        return last, _quotient(u_T[:, 0], process.sigma(times[0]))
+        spread = process.sigma(times[0]) if process.is_degradation else diagonal(process).scale[None]
+        return last, _quotient(u_T[:, 0], spread)
 
     def step(
         self,

@@ -11,7 +11,7 @@ from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, with_idle_untouched
 from pipeline.diffusion.kernels.ode import pf_velocity
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Process, diagonal
 
 
 class EulerMaruyamaSpec(Spec):
@@ -45,6 +45,7 @@ class EulerMaruyama(Kernel):
         carry: Any,
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
+        process = diagonal(process)
         c_t, at_t = u_t[:, 0], process.marginal(t)
         duration = float(t - s)
         A, G = (part[:, 0, 0] for part in process.drift(t))

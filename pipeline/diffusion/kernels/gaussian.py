@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, with_idle_untouched
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Process, SpectralProcess, diagonal
 
 
 class AncestralSpec(Spec):
@@ -64,7 +64,7 @@ class Ancestral(Kernel):
         carry: Any,
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
-        c_t = u_t[:, 0]
+        c_t, process = u_t[:, 0], diagonal(process)
         of_state, of_data, variance = posterior_weights(process, s, t)
         if self.variance == "large":
             variance = process.transition(s, t)[1][:, 0, 0] if s > carry else torch.zeros_like(variance)
@@ -73,7 +73,7 @@ class Ancestral(Kernel):
         return with_idle_untouched(stepped, c_t, process.marginal(t), process.marginal(s))[:, None], carry
 
 
-def posterior_weights(process: Process, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def posterior_weights(process: SpectralProcess, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of c_t and of x_0 in the mean of `process.posterior`, and its variance; `(n, dim)` float64 on t's device.
 
     The mean is linear in both, so that the weights are its values at unit arguments: the state itself need not be
@@ -113,7 +113,7 @@ class Ddim(Kernel):
         carry: Any,
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
-        c_t = u_t[:, 0]
+        c_t, process = u_t[:, 0], diagonal(process)
         at_t, at_s = process.marginal(t), process.marginal(s)
         exponent = at_s.gamma - at_t.gamma
         kept = at_s.sigma * torch.sqrt((1 - self.eta**2) + self.eta**2 * exponent.exp())

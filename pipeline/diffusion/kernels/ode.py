@@ -12,7 +12,7 @@ from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, with_idle_untouched
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import AnyMarginal, Process
+from pipeline.diffusion.processes import AnyMarginal, Process, diagonal
 
 
 class EulerSpec(Spec):
@@ -65,6 +65,7 @@ class Euler(Kernel):
         carry: Any,
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
+        process = diagonal(process)
         c_t, at_t = u_t[:, 0], process.marginal(t)
         stepped = c_t + float(s - t) * pf_velocity(predictor(u_t, t, cond), at_t)
         return with_idle_untouched(stepped, c_t, at_t, process.marginal(s))[:, None], carry
@@ -96,6 +97,7 @@ class Heun(Kernel):
         carry: Any,
         process: Process,
     ) -> tuple[Float[Tensor, "batch J dim"], Any]:
+        process = diagonal(process)
         c_t, at_t, at_s = u_t[:, 0], process.marginal(t), process.marginal(s)
         duration = float(s - t)
         velocity_t = pf_velocity(predictor(u_t, t, cond), at_t)

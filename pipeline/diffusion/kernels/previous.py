@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.kernels.base import Denoiser, Kernel, like_state, on_levels
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import Process, SpectralProcess
+from pipeline.diffusion.processes import Process, SpectralProcess, diagonal
 
 
 class PreviousSpec(Spec):
@@ -77,8 +77,8 @@ class Previous(Kernel):
         time_to = torch.full((len(c_t),), float(asked), dtype=torch.float64, device=c_t.device)
         stepped = predictor(u_t, t, replace(cond or Condition(), time_to=time_to)).x_prev
         if asked < s:
-            assert isinstance(process, SpectralProcess)
-            moved = _ratio(process, asked, s) - _ratio(process, asked, t)
+            diagonal_process = diagonal(process)
+            moved = _ratio(diagonal_process, asked, s) - _ratio(diagonal_process, asked, t)
             stepped = c_t + like_state(moved, c_t) * stepped
         if self.delta > 0 and s > carry:
             stepped = stepped + self.delta * noise["eps"][:, 0]

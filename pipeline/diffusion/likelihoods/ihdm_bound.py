@@ -68,7 +68,7 @@ def ihdm_bound(
     x: Float[Tensor, "batch *shape"],
     spec: IhdmBoundSpec,
     *,
-    probe: Float[Tensor, "probes batch dim"] | None = None,
+    probe: Float[Tensor, "*probes batch dim"] | None = None,
     indices: Sequence[int] | None = None,
     cond: Condition | None = None,
 ) -> LevelBound:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, neutral
 from pipeline.diffusion.objectives.base import Batch, Draws, Metrics, Objective, ObjectiveSpec, Phase, PhaseInputs
 from pipeline.diffusion.predictor import Condition, Precondition
-from pipeline.diffusion.processes import AnyMarginal
+from pipeline.diffusion.processes import AnyMarginal, diagonal
 
 
 class DenoisingSpec(ObjectiveSpec):
@@ -70,7 +70,7 @@ class Denoising(Objective):
             raise ConfigError("objective: denoising needs noise at every level; a degradation takes cold or sequential")
         self.spec = spec
         self.precondition = precondition
-        self.process = precondition.process
+        self.process = diagonal(precondition.process)
         starts_finite = bool(torch.isfinite(self.process.marginal(0.0).gamma).all())
         self.t_min = 0.0 if starts_finite else spec.t_min
         self._phase = Phase(optimiser=self.network, network=self.network, inputs=self.inputs, loss=self.loss)

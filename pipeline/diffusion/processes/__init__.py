@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.config import Spec, parse, union
+from pipeline.config import ConfigError, Spec, parse, union
 from pipeline.diffusion.processes.marginal import AnyMarginal, ExplicitMarginal, Marginal, is_still
+from pipeline.diffusion.processes.operator import OperatorProcess, OperatorSpec
 from pipeline.diffusion.processes.spectral import SpectralProcess, SpectralSpec, Time, as_times
 from pipeline.diffusion.processes.terminal import (
     TERMINALS,
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianTerminal",
     "LevelPrior",
     "Marginal",
+    "OperatorProcess",
     "Process",
     "ProcessSpec",
     "SpectralProcess",
@@ -37,13 +39,14 @@ __all__ = [
     "as_times",
     "build_process",
     "build_terminal",
+    "diagonal",
     "fitted_terminal",
     "is_still",
 ]
 
-Process = SpectralProcess
+Process = SpectralProcess | OperatorProcess
 
-PROCESSES: dict[str, type[SpectralSpec]] = {"spectral": SpectralSpec}
+PROCESSES: dict[str, type[SpectralSpec] | type[OperatorSpec]] = {"spectral": SpectralSpec, "operator": OperatorSpec}
 
 ProcessSpec: Any = union(PROCESSES)
 
@@ -66,9 +69,20 @@ def build_process(
     Raises:
         ConfigError: the specification is wrong, or statistics are missing or do not fit.
     """
-    validated: SpectralSpec = parse(ProcessSpec, spec, "process")
+    validated: SpectralSpec | OperatorSpec = parse(ProcessSpec, spec, "process")
     process = validated.build(tuple(shape), statistics)
     if terminal is None:
         return process
     is_ready = isinstance(terminal, Terminal | Density)
     return replace(process, terminal=terminal if is_ready else build_terminal(terminal, process))
+
+
+def diagonal(process: Process) -> SpectralProcess:
+    """The process, if it acts on each component of a basis by itself.
+
+    Raises:
+        ConfigError: it does not, so that it has no law per component.
+    """
+    if not isinstance(process, SpectralProcess):
+        raise ConfigError("a degradation that is diagonal in no basis has no law per component; use cold or previous")
+    return process
