@@ -1,42 +1,51 @@
-"""The degradations by the names that users give them, and their table: each says which process it is.
+"""The degradations by the names that users give them: each says which process it is.
 
-Options are those of the schedule or operator behind the name, whose defaults have no level without effect; the
-published level schedules are among them (`levels: vcd`, `fade: vcd_cosine`).
+Names, options and defaults come from the specifications in the tables of schedules and operators. The defaults have no
+level without effect; the published level schedules are among the options (`levels: vcd`, `fade: vcd_cosine`).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from pipeline.config import ConfigError, closest, parse, union
-from pipeline.diffusion.processes.operator import OperatorSpec
-from pipeline.diffusion.processes.spectral import SpectralSpec
+from pipeline.config import ConfigError, closest, parse
+from pipeline.diffusion.processes import build_process
+from pipeline.diffusion.processes.operators import OPERATORS, OperatorDegradationSpec
+from pipeline.diffusion.schedules import DEGRADATION_SCHEDULES, DegradationScheduleSpec, End, Named
+from pipeline.diffusion.schedules.blurring import BlurringSpec
 
-End = Literal["gaussian", "flat", "zero", "images"]
-"""D(x_0, 1): Gaussian noise, one colour, exactly the centre, or an image in which more of x_0 is left."""
+_SHARED = ("kind", "num_levels", "noise", "fade")
+"""Fields that are no options of their own."""
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """A way to destroy an image in T levels.
+    """A way to destroy an image.
 
     Attributes:
         name: in grid files.
         summary: one sentence.
-        tree: options (all of them, with num_levels and noise) -> the process as plain data.
-        terminal: what D(x_0, 1) is with the default options; `terminal_with` answers for others.
         options: names and defaults, besides num_levels and noise.
+        tree: all options, num_levels and noise -> the process as plain data.
+        end: all options, num_levels and noise -> what D(x_0, 1) is.
         is_gaussian: it adds noise of its own, sigma(t) > 0: systems of the ddpm type go with it.
-        ends: what the terminal is with other options, or None where they do not matter.
     """
 
     name: str
     summary: str
+    options: Mapping[str, Any]
     tree: Callable[[Mapping[str, Any]], dict[str, Any]]
-    terminal: End
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    end: Callable[[Mapping[str, Any]], End]
     is_gaussian: bool = False
-    ends: Callable[[Mapping[str, Any]], End] | None = None
+
+    @property
+    def terminal(self) -> End:
+        """What D(x_0, 1) is with the default options."""
+        return self.terminal_with({})
+
+    def terminal_with(self, options: Mapping[str, Any]) -> End:
+        """What D(x_0, 1) is with these options: gaussian, flat (one colour), zero (the centre) or images (neither)."""
+        return self.end(self._complete(options))
 
     def process(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The process tree, for `build_process`.
@@ -50,16 +59,10 @@ class Degradation:
         """
         return self.tree(self._complete(options))
 
-    def terminal_with(self, options: Mapping[str, Any]) -> End:
-        """What D(x_0, 1) is with these options."""
-        return self.ends(self._complete(options)) if self.ends else self.terminal
-
     def check(self, options: Mapping[str, Any], shape: tuple[int, ...]) -> str | None:
         """Why these options do not fit data of `shape`, in one sentence, or None."""
         try:
-            parse(union({"spectral": SpectralSpec, "operator": OperatorSpec}), self.process(options), "process").build(
-                tuple(shape), None
-            )
+            build_process(self.process(options), shape)
         except ConfigError as error:
             return str(error)
         return None
@@ -72,166 +75,95 @@ class Degradation:
         return {**known, **options}
 
 
-def _spectral(basis: str, schedule: Mapping[str, Any], centre: str = "grey") -> dict[str, Any]:
-    return {"kind": "spectral", "basis": basis, "centre": centre, "schedule": dict(schedule)}
+def named_degradations(
+    kinds: Mapping[str, type[DegradationScheduleSpec] | type[OperatorDegradationSpec]],
+) -> Iterator[Degradation]:
+    """The degradations that the specifications of a table name, in its order."""
+    for kind, spec in kinds.items():
+        for named in spec.names:
+            fields = {name: info.default for name, info in spec.model_fields.items() if name not in _SHARED}
+            options = {**fields, "fade": "cosine"} if named.is_black else fields
+            tree = _spectral_tree if issubclass(spec, DegradationScheduleSpec) else _operator_tree
+            yield Degradation(
+                name=named.name,
+                summary=named.summary,
+                options=options,
+                tree=_bound(tree, kind, spec, named),
+                end=_bound(_end, kind, spec, named),
+            )
 
 
-def _given(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in ("num_levels", "noise", *names)}
+def _bound(function: Callable[..., Any], kind: str, spec: Any, named: Named) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda options: function(kind, spec, named, options)
 
 
-def _noise(options: Mapping[str, Any]) -> dict[str, Any]:
-    return _spectral("pixel", {"kind": "cosine", "num_levels": options["num_levels"]})
+def _spectral_tree(
+    kind: str, spec: type[DegradationScheduleSpec], named: Named, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "kind": "spectral",
+        "basis": spec.basis,
+        "centre": "black" if named.is_black else named.centre,
+        "schedule": {"kind": kind, **options},
+    }
 
 
-def _blurring(options: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in options.items() if name not in ("num_levels", "noise")}
-    return _spectral("dct", {"kind": "blurring", **settings})
+def _operator_tree(
+    kind: str, spec: type[OperatorDegradationSpec], named: Named, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    own = {name: value for name, value in options.items() if name not in _SHARED}
+    shared = {name: value for name, value in options.items() if name in _SHARED}
+    centre = "black" if named.is_black else named.centre
+    return {"kind": "operator", "degradation": {"kind": kind, **own}, "centre": centre, **shared}
 
 
-def _blur(options: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("levels", "blur_min", "blur_max", *(["fade"] if "fade" in options else []))
-    schedule = {"kind": "heat", **_given(options, *names), "with_flat_end": _is_flat(options)}
-    return _spectral("dct", schedule, "black" if "fade" in options else "grey")
+def _end(
+    kind: str,
+    spec: type[DegradationScheduleSpec] | type[OperatorDegradationSpec],
+    named: Named,
+    options: Mapping[str, Any],
+) -> End:
+    if options.get("fade", "none") != "none":
+        return "zero"
+    own = {name: value for name, value in options.items() if name not in _SHARED}
+    levels = {"num_levels": 1} if issubclass(spec, DegradationScheduleSpec) else {}
+    return parse(spec, {"kind": kind, **own, **levels}, f"degradation {named.name}").end
 
 
-def _is_flat(options: Mapping[str, Any]) -> bool:
-    """As asked; else a blur that goes on to the side of the image ends in its mean."""
-    asked = options.get("with_flat_end")
-    return options["levels"] == "geometric" and options["blur_max"] is None if asked is None else asked
+def _noise_tree(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "spectral", "schedule": {"kind": "cosine", "num_levels": options["num_levels"]}}
 
 
-def _blur_end(options: Mapping[str, Any]) -> End:
-    # The published levels end at s = N, where 0.7 % of the lowest frequency is left.
-    return "flat" if _is_flat(options) or options["levels"] == "vcd" else "images"
+def _blurring_tree(options: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in options.items() if name not in _SHARED}
+    return {"kind": "spectral", "basis": "dct", "schedule": {"kind": "blurring", **own}}
 
 
-def _whole(kind: str, basis: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """The process whose schedule takes all options as they are; black where it fades."""
-
-    def tree(options: Mapping[str, Any]) -> dict[str, Any]:
-        settings = {name: value for name, value in options.items() if name != "centre"}
-        centre = options.get("centre", "black" if "fade" in options else "grey")
-        return _spectral(basis, {"kind": kind, **settings}, centre)
-
-    return tree
-
-
-def _operator(kind: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """The same for an operator on whole images."""
-
-    def tree(options: Mapping[str, Any]) -> dict[str, Any]:
-        own = {name: value for name, value in options.items() if name not in ("num_levels", "noise", "fade")}
-        fading = {"fade": options["fade"], "centre": "black"} if "fade" in options else {}
-        return {"kind": "operator", "degradation": {"kind": kind, **own}, **_given(options), **fading}
-
-    return tree
-
-
-_FADE = {"fade": "cosine"}
-_BLUR = {"levels": "geometric", "blur_min": 0.5, "blur_max": None}
-_KERNEL = {"kernel_size": 5, "kernel_std": 2.0, "growth": 0.0, "growth_law": "linear"}
-
-_ALL: tuple[Degradation, ...] = (
+_GAUSSIAN = (
     Degradation(
         name="noise",
         summary="Gaussian noise: the forward process of DDPM.",
-        tree=_noise,
-        terminal="gaussian",
+        options={},
+        tree=_noise_tree,
+        end=lambda options: "gaussian",
         is_gaussian=True,
     ),
     Degradation(
         name="blurring",
-        summary="Blur and Gaussian noise together: blurring diffusion.",
-        tree=_blurring,
-        terminal="gaussian",
-        options={"blur_max": 20.0, "min_scale": 0.001, "log_snr_data": 10.0, "log_snr_prior": -10.0},
+        summary="Blur and Gaussian noise together, at all times: blurring diffusion.",
+        options={name: info.default for name, info in BlurringSpec.model_fields.items() if name not in _SHARED},
+        tree=_blurring_tree,
+        end=lambda options: "gaussian",
         is_gaussian=True,
-    ),
-    Degradation(
-        name="blur",
-        summary="Heat dissipation: a Gaussian blur that grows until one colour is left.",
-        tree=_blur,
-        terminal="flat",
-        options={**_BLUR, "with_flat_end": None},
-        ends=_blur_end,
-    ),
-    Degradation(
-        name="black", summary="The image fades to black.", tree=_whole("dim", "pixel"), terminal="zero", options=_FADE
-    ),
-    Degradation(
-        name="black_blur",
-        summary="Blur and fade to black together.",
-        tree=_blur,
-        terminal="zero",
-        options={**_BLUR, **_FADE},
-    ),
-    Degradation(
-        name="pixelate",
-        summary="Nested blocks of pixels are replaced by their mean.",
-        tree=_whole("block_mean", "haar_dct"),
-        terminal="flat",
-    ),
-    Degradation(
-        name="black_pixelate",
-        summary="Block means and fade to black together.",
-        tree=_whole("block_mean", "haar_dct"),
-        terminal="zero",
-        options=_FADE,
-    ),
-    Degradation(
-        name="pixelate_nearest",
-        summary="Blocks of pixels are replaced by their top left pixel, as in the code of Variational Cold Diffusion.",
-        tree=_operator("pixelate_nearest"),
-        terminal="flat",
-        options={"levels": "distinct"},
-    ),
-    Degradation(
-        name="black_pixelate_nearest",
-        summary="The top left pixel of each block, and fade to black.",
-        tree=_operator("pixelate_nearest"),
-        terminal="zero",
-        options={"levels": "distinct", **_FADE},
-    ),
-    Degradation(
-        name="kernel_blur",
-        summary="Repeated convolution with a sampled Gaussian, borders continued periodically.",
-        tree=_whole("kernel_blur", "fourier"),
-        terminal="flat",
-        options={**_KERNEL, "with_flat_end": True},
-        ends=lambda options: "flat" if options["with_flat_end"] else "images",
-    ),
-    Degradation(
-        name="black_kernel_blur",
-        summary="Repeated convolution, borders continued periodically, and fade to black.",
-        tree=_whole("kernel_blur", "fourier"),
-        terminal="zero",
-        options={**_KERNEL, **_FADE},
-    ),
-    Degradation(
-        name="kernel_blur_reflect",
-        summary="Repeated convolution with a sampled Gaussian, borders mirrored about the border pixel.",
-        tree=_operator("reflect_blur"),
-        terminal="flat",
-        options={**_KERNEL, "with_flat_end": True},
-        ends=lambda options: "flat" if options["with_flat_end"] else "images",
-    ),
-    Degradation(
-        name="fade",
-        summary="A Gaussian hole grows from the middle of the image.",
-        tree=_whole("masking", "pixel"),
-        terminal="zero",
-        options={"kernel_std": None, "initial_mask": 1, "with_zero_end": True, "centre": "black"},
-        ends=lambda options: "zero" if options["with_zero_end"] else "images",
-    ),
-    Degradation(
-        name="decolor",
-        summary="Colour fades to grey.",
-        tree=_whole("decolor", "colour"),
-        terminal="images",
-        options={"chroma": "linear"},
     ),
 )
 
-DEGRADATIONS: dict[str, Degradation] = {degradation.name: degradation for degradation in _ALL}
+DEGRADATIONS: dict[str, Degradation] = {
+    degradation.name: degradation
+    for degradation in (
+        *_GAUSSIAN,
+        *named_degradations(DEGRADATION_SCHEDULES),
+        *named_degradations(OPERATORS),
+    )
+}
 """Every degradation by its name."""

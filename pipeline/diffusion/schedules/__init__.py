@@ -18,6 +18,7 @@ from pipeline.diffusion.schedules.kernel_blur import KernelBlurSpec
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule
 from pipeline.diffusion.schedules.log_linear import LogLinearSpec
 from pipeline.diffusion.schedules.masking import MaskingSpec
+from pipeline.diffusion.schedules.named import End, Named
 from pipeline.diffusion.schedules.sigmoid import SigmoidSpec
 from pipeline.diffusion.schedules.vp import VpSpec
 
@@ -27,9 +28,11 @@ __all__ = [
     "SCHEDULES",
     "Attenuation",
     "DegradationScheduleSpec",
+    "End",
     "ExplicitSchedule",
     "GudSchedule",
     "LevelSchedule",
+    "Named",
     "NoiseLevel",
     "RescaledSchedule",
     "Schedule",

@@ -1,6 +1,6 @@
 """Pixelation by the mean of nested blocks: a mask on the scales of the Haar transform."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from pipeline.diffusion.bases import HaarDctBasis
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.named import End, Named
 
 
 class BlockMeanSpec(DegradationScheduleSpec):
@@ -22,6 +23,16 @@ class BlockMeanSpec(DegradationScheduleSpec):
     """
 
     kind: Literal["block_mean"] = "block_mean"
+
+    basis: ClassVar[str] = "haar_dct"
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("pixelate", "Nested blocks of pixels are replaced by their mean."),
+        Named("black_pixelate", "Nested block means and fade to black together.", is_black=True),
+    )
+
+    @property
+    def end(self) -> End:
+        return "flat"
 
     def build(self, context: ScheduleContext) -> "BlockMean":
         basis = context.basis

@@ -1,6 +1,6 @@
 """Colour fades to grey (Cold Diffusion's decolorization)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.fades import Fade, fade_levels
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.named import Named
 
 
 class DecolorSpec(DegradationScheduleSpec):
@@ -18,9 +19,12 @@ class DecolorSpec(DegradationScheduleSpec):
     kind: Literal["decolor"] = "decolor"
     chroma: Fade = "linear"  # f_t: how colour falls to 0 at t = 1
 
+    basis: ClassVar[str] = "colour"
+    names: ClassVar[tuple[Named, ...]] = (Named("decolor", "Colour fades to grey."),)
+
     def build(self, context: ScheduleContext) -> "Decolor":
-        if context.basis.name != "colour":
-            raise ConfigError(f"schedule decolor needs basis colour, found {context.basis.name}")
+        if context.basis.name != self.basis:
+            raise ConfigError(f"schedule decolor needs basis {self.basis}, found {context.basis.name}")
         if len(context.shape) != 3 or context.shape[0] != 3:
             raise ConfigError(f"decolor needs images with 3 channels, found shape {tuple(context.shape)}")
         if self.chroma == "none":

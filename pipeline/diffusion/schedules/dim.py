@@ -1,6 +1,6 @@
 """The whole image fades to the centre and nothing else happens (VCD's `black`)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from pipeline.config import ConfigError
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.fades import Fade
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule
+from pipeline.diffusion.schedules.named import End, Named
 
 
 class DimSpec(DegradationScheduleSpec):
@@ -16,6 +17,12 @@ class DimSpec(DegradationScheduleSpec):
 
     kind: Literal["dim"] = "dim"
     fade: Fade = "cosine"  # factor on all components, falling to 0 at t = 1: the image ends at the centre
+
+    names: ClassVar[tuple[Named, ...]] = (Named("black", "The image fades to black.", is_black=True),)
+
+    @property
+    def end(self) -> End:
+        return "zero"
 
     def build(self, context: ScheduleContext) -> "Dim":
         if self.fade == "none":

@@ -1,7 +1,7 @@
 """Heat dissipation in the DCT basis: a Gaussian blur with mirrored borders (Rissanen 2023, eq. 5; VCD's `blur`)."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from pipeline.config import ConfigError
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.named import End, Named
 
 
 class HeatSpec(DegradationScheduleSpec):
@@ -26,7 +27,13 @@ class HeatSpec(DegradationScheduleSpec):
     levels: Literal["geometric", "vcd"] = "geometric"
     blur_min: Annotated[float, Field(gt=0.0)] = 0.5  # s of the first level, in pixels
     blur_max: Annotated[float, Field(gt=0.0)] | None = None  # s of the last level; null: the longer side
-    with_flat_end: bool = False  # the last level is exactly the mean of each channel, instead of s = blur_max
+    with_flat_end: bool | None = None  # whether the last level is exactly the mean; null: where s would be the side
+
+    basis: ClassVar[str] = "dct"
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("blur", "Heat dissipation: a Gaussian blur that grows until one colour is left."),
+        Named("black_blur", "Heat dissipation and fade to black together.", is_black=True),
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "HeatSpec":
@@ -36,9 +43,21 @@ class HeatSpec(DegradationScheduleSpec):
             raise ValueError("blur_max must be larger than blur_min")
         return self
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the last level is exactly the mean of each channel."""
+        if self.with_flat_end is None:
+            return self.levels == "geometric" and self.blur_max is None
+        return self.with_flat_end
+
+    @property
+    def end(self) -> End:
+        # The published levels end at s = N, where 0.7 % of the lowest frequency is left.
+        return "flat" if self.is_flat or self.levels == "vcd" else "images"
+
     def build(self, context: ScheduleContext) -> "Heat":
-        if context.basis.name != "dct":
-            raise ConfigError(f"schedule heat needs basis dct, found {context.basis.name}")
+        if context.basis.name != self.basis:
+            raise ConfigError(f"schedule heat needs basis {self.basis}, found {context.basis.name}")
         return Heat(self, self.widths(max(context.shape[-2:])), laplacian(context.shape))
 
     def widths(self, side: int) -> Float[Tensor, " levels"]:
@@ -65,14 +84,14 @@ class Heat(LevelSchedule):
 
     def __init__(self, spec: HeatSpec, widths: Tensor, eigenvalues: Tensor) -> None:
         super().__init__(spec)
-        self.with_flat_end = spec.with_flat_end
+        self.is_flat = spec.is_flat
         self._widths = Constant(widths[:, None])
         self._eigenvalues = Constant(eigenvalues[None, :])
 
     def profile(self, position: Tensor) -> Tensor:
         eigenvalues = self._eigenvalues.on(position.device)
         alpha = torch.exp(-0.5 * eigenvalues * interpolated(self._widths.on(position.device), position).square())
-        if not self.with_flat_end:
+        if not self.is_flat:
             return alpha
         left = (self.num_levels - position).clamp(0.0, 1.0)
         return torch.where(eigenvalues > 0, left, 1.0) * alpha

@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.kernels import KernelWidths
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.named import End, Named
 
 
 class KernelBlurSpec(KernelWidths, DegradationScheduleSpec):
@@ -23,9 +24,19 @@ class KernelBlurSpec(KernelWidths, DegradationScheduleSpec):
 
     kind: Literal["kernel_blur"] = "kernel_blur"
 
+    basis: ClassVar[str] = "fourier"
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("kernel_blur", "Repeated convolution with a sampled Gaussian, borders continued periodically."),
+        Named("black_kernel_blur", "Periodic convolutions and fade to black together.", is_black=True),
+    )
+
+    @property
+    def end(self) -> End:
+        return "flat" if self.with_flat_end else "images"
+
     def build(self, context: ScheduleContext) -> "KernelBlur":
-        if context.basis.name != "fourier":
-            raise ConfigError(f"schedule kernel_blur needs basis fourier, found {context.basis.name}")
+        if context.basis.name != self.basis:
+            raise ConfigError(f"schedule kernel_blur needs basis {self.basis}, found {context.basis.name}")
         return KernelBlur(self, context.shape)
 
 

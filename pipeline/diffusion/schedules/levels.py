@@ -12,6 +12,7 @@ from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext, ScheduleSpec
 from pipeline.diffusion.schedules.explicit import Attenuation, ExplicitSchedule
 from pipeline.diffusion.schedules.fades import Fade, fade_levels
+from pipeline.diffusion.schedules.named import End, Named
 
 _ROUNDING = 1e-4
 """Times come through float32: up to T = 1000 they then miss their level by 6e-5 of a step."""
@@ -25,6 +26,15 @@ class DegradationScheduleSpec(ScheduleSpec):
     noise: Annotated[float, Field(ge=0.0)] = 0.0  # standard deviation added at every level, on the [-1, 1] scale
 
     is_degradation: ClassVar[bool] = True
+    basis: ClassVar[str] = "pixel"
+    """In which it is diagonal."""
+    names: ClassVar[tuple[Named, ...]] = ()
+    """What users call it."""
+
+    @property
+    def end(self) -> End:
+        """What is left of an image at t = 1."""
+        return "images"
 
     def build(self, context: ScheduleContext) -> "LevelSchedule":
         """The schedule for the components described by `context`.

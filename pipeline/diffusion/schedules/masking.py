@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from pipeline.config import ConfigError
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
 from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.named import End, Named
 
 _KEPT = 0.05
 
@@ -28,9 +29,17 @@ class MaskingSpec(DegradationScheduleSpec):
     initial_mask: Annotated[int, Field(ge=1)] = 1  # width of the first hole, in units of kernel_std
     with_zero_end: bool = True  # the last level is exactly the centre
 
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("fade", "A black Gaussian hole grows from the middle of the image.", centre="black"),
+    )
+
+    @property
+    def end(self) -> End:
+        return "zero" if self.with_zero_end else "images"
+
     def build(self, context: ScheduleContext) -> "Masking":
-        if context.basis.name != "pixel":
-            raise ConfigError(f"schedule masking needs basis pixel, found {context.basis.name}")
+        if context.basis.name != self.basis:
+            raise ConfigError(f"schedule masking needs basis {self.basis}, found {context.basis.name}")
         if len(context.shape) != 3:
             raise ConfigError(f"masking needs images (channels, height, width), found data of shape {context.shape}")
         return Masking(self, context.shape)

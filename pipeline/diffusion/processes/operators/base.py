@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.placement import Constant
+from pipeline.diffusion.schedules import End, Named
 
 
 class Operator(ABC):
@@ -29,6 +31,14 @@ class Operator(ABC):
 
 class OperatorDegradationSpec(Spec):
     """Settings of an operator, selected by `kind`."""
+
+    names: ClassVar[tuple[Named, ...]] = ()
+    """What users call it."""
+
+    @property
+    def end(self) -> End:
+        """What is left of an image at t = 1."""
+        return "images"
 
     def build(self, shape: tuple[int, ...], num_levels: int) -> Operator:
         """The operator for images of `shape` and T = `num_levels`.

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from pipeline.diffusion.processes.operators.base import (
     SeparableOperator,
     require_images,
 )
+from pipeline.diffusion.schedules import End, Named
 
 
 class PixelateNearestSpec(OperatorDegradationSpec):
@@ -26,6 +27,15 @@ class PixelateNearestSpec(OperatorDegradationSpec):
 
     kind: Literal["pixelate_nearest"] = "pixelate_nearest"
     levels: Literal["distinct", "vcd"] = "distinct"
+
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("pixelate_nearest", "Blocks of pixels are replaced by their top left pixel, as the code of VCD does it."),
+        Named("black_pixelate_nearest", "The top left pixel of each block, and fade to black.", is_black=True),
+    )
+
+    @property
+    def end(self) -> End:
+        return "flat"
 
     def build(self, shape: tuple[int, ...], num_levels: int) -> Operator:
         require_images(shape, "pixelate_nearest")

@@ -1,6 +1,6 @@
 """Repeated convolution with mirrored borders (torch's `reflect` padding), as published for CIFAR-10 and AFHQ."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from pipeline.diffusion.processes.operators.base import (
     SeparableOperator,
     require_images,
 )
+from pipeline.diffusion.schedules import End, Named
 from pipeline.diffusion.schedules.kernels import KernelWidths
 
 
@@ -23,6 +24,14 @@ class ReflectBlurSpec(KernelWidths, OperatorDegradationSpec):
     """
 
     kind: Literal["reflect_blur"] = "reflect_blur"
+
+    names: ClassVar[tuple[Named, ...]] = (
+        Named("kernel_blur_reflect", "Repeated convolution with a sampled Gaussian, borders mirrored about a pixel."),
+    )
+
+    @property
+    def end(self) -> End:
+        return "flat" if self.with_flat_end else "images"
 
     def build(self, shape: tuple[int, ...], num_levels: int) -> Operator:
         require_images(shape, "reflect_blur")
