@@ -110,6 +110,21 @@ def table(request: Any, form: str) -> None:
 
 @cli.command()
 @_options
+@click.option("--out", default="figures", show_default=True, help="Folder of the pictures.")
+def figures(request: Any, out: str) -> None:
+    """Write sample sheets and the figures of studies as files, one folder per row."""
+    from pipeline.grid import session
+    from pipeline.grid.figures import write_figures
+
+    count = 0
+    for path in write_figures(session.planned(request), session.opened(request), out):
+        click.echo(str(path))
+        count += 1
+    click.echo(f"{count} files")
+
+
+@cli.command()
+@_options
 @click.argument("cell")
 def why(request: Any, cell: str) -> None:
     """Explain what a cell is made from and why it would be computed again."""
@@ -181,7 +196,10 @@ def doctor(store: str, tracking: str | None) -> None:
 
 @cli.command()
 @click.argument(
-    "name", type=click.Choice(["ingest", "statistics", "train", "sample", "features", "likelihood", "result"])
+    "name",
+    type=click.Choice(
+        ["ingest", "statistics", "terminal", "train", "sample", "features", "likelihood", "result", "study"]
+    ),
 )
 @_options
 @click.option("--cell", default=None, help="Name of one cell, or how it begins; all cells without it.")

@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from pipeline.baselines.system import StartSpec
-from pipeline.config import Spec
-from pipeline.diffusion.processes import Process, Terminal, TrainingImages, build_terminal, fitted_terminal
+from pipeline.config import ConfigError, Spec
+from pipeline.diffusion.processes import (
+    Process,
+    SpectralProcess,
+    Terminal,
+    TrainingImages,
+    build_terminal,
+    diagonal,
+    fitted_terminal,
+)
 from pipeline.diffusion.processes.terminal.base import start_noise
 from pipeline.shards import read_split, to_float
 from pipeline.store import Artifact
@@ -30,6 +38,10 @@ def terminal_of(process: Process, start: StartSpec | None, inputs: Mapping[str, 
         images = training_images(inputs["dataset"])
         terminal = {"kind": "training_images", "noise": start.noise}
     if terminal is None:
+        if not isinstance(process, SpectralProcess):
+            raise ConfigError(
+                "a degradation that is not diagonal has no Gaussian prior; say in start where x_T is from"
+            )
         return GaussianPrior(process)
     return build_terminal(terminal, process, images)
 
@@ -48,11 +60,11 @@ def training_images(dataset: Artifact) -> TrainingImages:
 class GaussianPrior:
     """N(0, s^2) in the components of a process that ends in noise."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: SpectralProcess) -> None:
         self.process = process
 
     def draw(self, image_indices: Sequence[int], seed: int) -> Tensor:
         """x_T `(batch, *shape)`; the noise is drawn in data space."""
-        process = self.process
+        process = diagonal(self.process)
         eps = process.basis.to_components(start_noise(image_indices, seed, process.shape))
         return process.to_data(process.scale.to(eps) * eps)

@@ -16,6 +16,7 @@ from pipeline.ingest.sources import pin
 from pipeline.ingest.statistics import StatisticsSpec
 from pipeline.ingest.terminal import TerminalFit
 from pipeline.sample.blocks import SamplerSpec, sample_blocks
+from pipeline.sample.study import OF_LATENTS, StudySpec
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
 
@@ -37,6 +38,7 @@ class CellTasks:
     features: tuple[Task, ...]
     likelihoods: tuple[Task, ...]
     result: Task
+    studies: tuple[Task, ...] = ()
 
     def in_order(self) -> Iterator[Task]:
         """Inputs before their users."""
@@ -47,6 +49,7 @@ class CellTasks:
         yield from self.features
         yield from self.likelihoods
         yield self.result
+        yield from self.studies
 
 
 def pinned_source(source: Any, root: str | None, pinned: dict[str, Any]) -> Any:
@@ -146,6 +149,7 @@ def cell_tasks(
         tuple(features),
         tuple(likelihoods),
         result,
+        () if is_control else tuple(_studies(evaluate, system, sampler, inputs, seed)),
     )
 
 
@@ -164,6 +168,25 @@ def _feature_net(
     inputs = {"dataset": data["dataset"], "classifier": classifier.key}
     spec = net.model_copy(update={"split": "train", "with_ladder": True, "num_rows": REFERENCE_ROWS})
     return classifier, Task("features", spec, inputs, f"features of {name}"), net
+
+
+def _studies(
+    evaluate: EvaluateSpec, system: SystemSpec, sampler: SamplerSpec | None, inputs: dict[str, Key], seed: int
+) -> Iterator[Task]:
+    """The studies that apply to a system: those of a latent code need one, sheets of a path need images on it."""
+    for request in evaluate.studies:
+        if request.kind in OF_LATENTS and system.objective.num_latents is None:
+            continue
+        spec = StudySpec(
+            kind=request.kind,
+            system=system,
+            sampler=None if request.kind == "forward" else sampler,
+            num_images=request.num_images,
+            windows=request.windows,
+            seed=seed,
+        )
+        own = {name: key for name, key in inputs.items() if request.kind != "forward" or name != "model"}
+        yield Task("study", spec, own, f"study {request.kind} {_short_system(system)} seed {seed}")
 
 
 def _result(

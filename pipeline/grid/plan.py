@@ -73,12 +73,13 @@ class Plan:
         return fingerprint("grid", 1, [cell.key.fingerprint for cell in self.cells], {})
 
     def missing(self, store: Store) -> dict[Key, Task]:
-        """The tasks that still have to run: walking back from the results, nothing behind an artifact that exists.
+        """The tasks that still have to run: from results and studies back, nothing behind an artifact that exists.
 
         What was put aside as damaged is made again in any case, so that the store is whole afterwards.
         """
         needed: set[Key] = set()
-        stack = [cell.key for cell in self.cells] + [key for key in _put_aside(store) if key in self.tasks]
+        stack = [task.key for cell in self.cells for task in (cell.tasks.result, *cell.tasks.studies)]
+        stack += [key for key in _put_aside(store) if key in self.tasks]
         while stack:
             key = stack.pop()
             if key in needed or store.find(key) is not None:

@@ -69,6 +69,11 @@ def result_record(plan: Plan, row: Row, store: Store) -> ResultRecord:
         block = store.find(row.cell.tasks.samples[0].key)
         if block is not None and "preview.png" in block.files:
             artifacts["samples.png"] = block.path("preview.png")
+    for task in row.cell.tasks.studies:
+        study = store.find(task.key)
+        if study is not None:
+            kind = study.meta["kind"]
+            artifacts |= {f"{kind}-{name}": study.path(name) for name in (*study.meta["figures"], "study.json")}
     grid = plan.grid
     protocol = row.result.row["protocol"]
     params = {**row.cell.params, "num_images": protocol.get("num_images", grid.evaluate.num_images)}

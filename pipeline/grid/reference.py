@@ -189,7 +189,9 @@ def axes() -> str:
         (f"`{axis}`", *(f"`{_flow(b.axes[axis])}`" if axis in b.axes else "" for b in BASELINES.values()))
         for axis in names
     ]
-    samplers = [", ".join(f"`{_flow(dict(entry))}`" for entry in b.samplers) for b in BASELINES.values()]
+    samplers = [
+        ", ".join(f"`{_flow(dict(entry))}`" for entry in b.default_samplers(b.axes)) for b in BASELINES.values()
+    ]
     return table(("axis", *BASELINES), [*rows, ("samplers", *samplers)])
 
 

@@ -14,6 +14,7 @@ from pipeline.grid.axes import SPELLINGS, combinations
 from pipeline.ingest.sources import SOURCES
 from pipeline.networks import NETWORKS
 from pipeline.sample.blocks import SamplerSpec
+from pipeline.sample.study import Kind as StudyKind
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -76,6 +77,19 @@ class FeatureNetSpec(Spec):
 _CLASSIFY = {"kind": "classification"}
 
 
+class StudyRequest(Spec):
+    """One study of every model that it applies to; written short as its kind."""
+
+    kind: StudyKind
+    num_images: PositiveInt = 64
+    windows: tuple[tuple[NonNegativeInt, PositiveInt], ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, data: Any) -> Any:
+        return {"kind": data} if isinstance(data, str) else data
+
+
 class EvaluateSpec(Spec):
     """How models are judged."""
 
@@ -88,6 +102,7 @@ class EvaluateSpec(Spec):
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
     feature_net: FeatureNetSpec = FeatureNetSpec()
+    studies: tuple[StudyRequest, ...] = ()
     primary: str | None = None
 
     @field_validator("samplers", mode="before")

@@ -12,6 +12,7 @@ from pipeline.ingest import stage as ingest
 from pipeline.ingest import statistics, terminal
 from pipeline.ingest.stage import ShardMap
 from pipeline.sample import stage as sample
+from pipeline.sample import study
 from pipeline.store import Artifact, Key, Store, fingerprint
 from pipeline.train import stage as train
 
@@ -19,7 +20,8 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) in the stage's own units."""
 
 STAGES: dict[str, ModuleType] = {
-    module.STAGE: module for module in (ingest, statistics, terminal, train, sample, features, likelihood, result)
+    module.STAGE: module
+    for module in (ingest, statistics, terminal, train, sample, features, likelihood, result, study)
 }
 """Stages in the order of the data flow; each module has STAGE, STAGE_VERSION and `run`."""
 
