@@ -11,14 +11,12 @@ from pipeline.diffusion.predictor import Condition
 _SMALLEST_SINE = 1e-6  # below it two codes are taken as parallel, and the arc as a line
 
 
-def exchange(
-    z_source: Float[Tensor, "batch d"], z_target: Float[Tensor, "batch d"], steps: Collection[int]
-) -> Callable[[int], Condition]:
+def exchange(z_source: Tensor, z_target: Tensor, steps: Collection[int]) -> Callable[[int], Condition]:
     """The target's codes at all steps but `steps`, where the source's are put in.
 
     Args:
-        z_source: codes of the images that are mixed in.
-        z_target: codes of the images that are changed.
+        z_source: codes of the images that are mixed in, `(batch, d)`.
+        z_target: codes of the images that are changed, `(batch, d)`.
         steps: step numbers; step 0 starts at x_T.
 
     Returns:
@@ -48,12 +46,10 @@ def window(first: int, stop: int) -> range:
     return range(first, stop)
 
 
-def interpolate(
-    z_a: Float[Tensor, "batch d"], z_b: Float[Tensor, "batch d"], weights: Sequence[float] | Tensor
-) -> Float[Tensor, "weights batch d"]:
-    """Codes on the arc from z_a (weight 0) to z_b (weight 1), Shoemake 1985: they keep the length of Gaussian codes.
+def interpolate(z_a: Tensor, z_b: Tensor, weights: Sequence[float] | Tensor) -> Float[Tensor, "weights batch d"]:
+    """Codes on the arc from z_a (weight 0) to z_b (weight 1), `(batch, d)` each: they keep the length of Gaussian codes.
 
-    With theta the angle between the two, sin((1 - w) theta)/sin(theta) z_a + sin(w theta)/sin(theta) z_b; parallel
+    Shoemake 1985, with theta the angle between the two: sin((1 - w) theta)/sin(theta) z_a + sin(w theta)/sin(theta) z_b; parallel
     codes are joined by a line. Computed in float64, returned in the dtype of z_a.
 
     Raises:

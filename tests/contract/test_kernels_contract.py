@@ -5,8 +5,9 @@ import torch
 import yaml
 
 from pipeline.config import parse, parse_yaml
-from pipeline.diffusion import build_kernel, sample
+from pipeline.diffusion import build_kernel, build_process, sample
 from pipeline.diffusion.kernels import KERNELS, KernelSpec
+from pipeline.diffusion.kernels.previous import Previous
 from pipeline.diffusion.predictions import NOISE_TARGETS
 from pipeline.diffusion.predictor import Predictor
 from pipeline.diffusion.sampling import time_grid
@@ -14,8 +15,8 @@ from tests.diffusion_cases import (
     DIM,
     IMAGE_SHAPE,
     Counted,
-    gaussian_oracle,
     image_process,
+    image_statistics,
     keyed_noise,
     mixture_oracle,
     normal,
@@ -24,7 +25,13 @@ from tests.diffusion_cases import (
 VARIANTS = [{"kind": kind} for kind in KERNELS] + [
     {"kind": "ancestral", "variance": "large"},
     {"kind": "ddim", "eta": 1.0},
+    {"kind": "cold", "rho": 0.5, "tau": 0.1},
+    {"kind": "cold", "noise": "start"},
+    {"kind": "previous", "delta": 0.1},
+    {"kind": "previous", "stride": 3},
 ]
+NUM_LEVELS = 30
+"""Divided by every number of steps of this file."""
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
@@ -32,15 +39,33 @@ def kernel(request):
     return build_kernel(request.param)
 
 
-def path(kernel, x_T, *, schedule="gud", rows=slice(None), times=None):
+def takes_previous(kernel):
+    return isinstance(kernel, Previous)
+
+
+def level_process():
+    """Heat dissipation with a little noise on every level."""
+    schedule = {"kind": "heat", "num_levels": NUM_LEVELS, "noise": 0.05}
+    return build_process({"kind": "spectral", "basis": "dct", "schedule": schedule}, IMAGE_SHAPE, image_statistics())
+
+
+def scene(kernel):
+    """A process and a predictor that the kernel goes with."""
+    if takes_previous(kernel):
+        process = level_process()
+        return process, Predictor(lambda x, t, gamma, cond: 0.3 * torch.tanh(x), process, "x_prev")
+    process = image_process("gud")
+    return process, mixture_oracle(process)
+
+
+def path(kernel, x_T, *, rows=slice(None)):
     """A short path whose noise belongs to row i of a batch of four, whatever `rows` are sampled."""
-    process = image_process(schedule)
+    process, predictor = scene(kernel)
 
     def noise(step, name, shape):
         return keyed_noise(step, name, (4, *IMAGE_SHAPE))[rows]
 
-    grid = time_grid(5) if times is None else times
-    return sample(process, kernel, mixture_oracle(process), x_T[rows], grid, noise)
+    return sample(process, kernel, predictor, x_T[rows], time_grid(5), noise)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -77,32 +102,32 @@ def test_the_start_is_not_modified(kernel):
 
 
 def test_declared_evaluations_are_counted(kernel):
-    process = image_process("gud")
-    counted = Counted(gaussian_oracle(process))
+    process, predictor = scene(kernel)
+    counted = Counted(predictor)
     sample(process, kernel, counted, normal(1, 4, *IMAGE_SHAPE), time_grid(3), keyed_noise)
     assert counted.calls == kernel.nfe(3)
 
 
 def test_noise_is_used_if_and_only_if_it_is_declared(kernel):
-    process = image_process("gud")
-    oracle, times = mixture_oracle(process), torch.tensor([0.6, 0.4, 0.2], dtype=torch.float64)
+    (process, predictor), times = scene(kernel), torch.tensor([0.6, 0.4, 0.2], dtype=torch.float64)
     u_t, drawn = normal(1, 4, 1, DIM), {name: normal(2, 4, 1, DIM) for name in kernel.draws}
     carry = kernel.init(process, u_t, times)
-    with_noise = kernel.step(u_t, times[0], times[1], oracle, None, drawn, carry, process)[0]
+    with_noise = kernel.step(u_t, times[0], times[1], predictor, None, drawn, carry, process)[0]
     silent = {name: torch.zeros_like(noise) for name, noise in drawn.items()}
-    without = kernel.step(u_t, times[0], times[1], oracle, None, silent, carry, process)[0]
+    without = kernel.step(u_t, times[0], times[1], predictor, None, silent, carry, process)[0]
     assert torch.equal(with_noise, without) == (not kernel.draws)
 
 
-@pytest.mark.parametrize("target", NOISE_TARGETS)
-def test_paths_run_on_the_device_of_the_start(kernel, target):
+def test_paths_run_on_the_device_of_the_start(kernel):
     """The meta device refuses to meet a tensor of the host, as an accelerator does."""
-    process = image_process("gud", prior="data")
-    predictor = Predictor(lambda x, t, gamma, cond: torch.zeros_like(x), process, target)
+    process = level_process() if takes_previous(kernel) else image_process("gud", prior="data")
     x_T = torch.empty(4, *IMAGE_SHAPE, device="meta")
-    x, path = sample(process, kernel, predictor, x_T, time_grid(2), keyed_noise, final="denoise", return_path=True)
-    assert x.device == path.device == x_T.device
-    assert x.dtype == path.dtype == x_T.dtype
+    for target in ["x_prev"] if takes_previous(kernel) else NOISE_TARGETS:
+        predictor = Predictor(lambda x, t, gamma, cond: torch.zeros_like(x), process, target)
+        final = "state" if kernel.levels_only else "denoise"
+        x, path = sample(process, kernel, predictor, x_T, time_grid(2), keyed_noise, final=final, return_path=True)
+        assert x.device == path.device == x_T.device
+        assert x.dtype == path.dtype == x_T.dtype
 
 
 @pytest.mark.parametrize("spec", VARIANTS, ids=str)
