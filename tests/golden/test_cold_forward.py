@@ -20,6 +20,7 @@ COLD = np.load(FOLDER / "cold_forward_and_samplers.npz")
 IHDM = np.load(FOLDER / "ihdm.npz")
 
 HEAT = {"kind": "heat", "levels": "vcd"}
+MNIST_KERNELS = {"kernel_size": 5, "kernel_std": 2.0}
 CIFAR_KERNELS = {"kernel_size": 27, "kernel_std": 0.35, "growth": 0.01}
 
 
@@ -49,7 +50,7 @@ def vcd_process(tag: str, name: str) -> Any:
         "blur": ("dct", HEAT),
         "black_blur": ("dct", HEAT),
         "black": ("pixel", {"kind": "dim"}),
-        "blur_bansal": ("fourier", {"kind": "kernel_blur"}),
+        "blur_bansal": ("fourier", {"kind": "kernel_blur", **MNIST_KERNELS}),
     }[name]
     return spectral(shape, basis, **schedule, num_levels=T, fade=fade)
 
@@ -114,7 +115,10 @@ EXPONENTIAL = {"kernel_size": 9, "kernel_std": 1.0, "growth": 0.01, "growth_law"
 @pytest.mark.parametrize(
     ("tag", "process"),
     [
-        ("const", spectral((1, 16, 16), "fourier", kind="kernel_blur", num_levels=6, with_flat_end=False)),
+        (
+            "const",
+            spectral((1, 16, 16), "fourier", kind="kernel_blur", num_levels=6, with_flat_end=False, **MNIST_KERNELS),
+        ),
         ("exp", spectral((1, 16, 16), "fourier", kind="kernel_blur", num_levels=6, with_flat_end=False, **EXPONENTIAL)),
         (
             "special6",
@@ -125,7 +129,9 @@ EXPONENTIAL = {"kernel_size": 9, "kernel_std": 1.0, "growth": 0.01, "growth_law"
         ("res_area", spectral((1, 16, 16), "haar_dct", kind="block_mean", num_levels=4)),
         (
             "fade",
-            spectral((3, 12, 12), "pixel", kind="masking", num_levels=6, kernel_std=0.2, with_zero_end=False),
+            spectral(
+                (3, 12, 12), "pixel", kind="masking", levels="cold", num_levels=6, kernel_std=0.2, with_zero_end=False
+            ),
         ),
     ],
 )
@@ -149,7 +155,9 @@ def test_cold_diffusion_levels_match_before_they_are_truncated() -> None:
 
 @pytest.mark.parametrize("name", ["fade_mask", "fadegen_alpha_fwd"])
 def test_cold_diffusion_masks_match(name: str) -> None:
-    process = spectral((1, 12, 12), "pixel", kind="masking", num_levels=6, kernel_std=0.2, with_zero_end=False)
+    process = spectral(
+        (1, 12, 12), "pixel", kind="masking", levels="cold", num_levels=6, kernel_std=0.2, with_zero_end=False
+    )
     alpha = process.marginal(torch.arange(1, 7, dtype=torch.float64) / 6).alpha
     np.testing.assert_allclose(alpha.reshape(6, 12, 12), COLD[name], rtol=0, atol=1e-5)
 

@@ -64,7 +64,7 @@ def test_published_block_sizes_are_offered_unless_a_level_does_nothing(key: str,
 )
 def test_published_kernel_widths(name: str, widths: KernelWidths) -> None:
     expected = ARRAYS[f"bansal_std_{name}"]
-    np.testing.assert_allclose(widths.stds(len(expected)), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(widths.stds(len(expected), widths.kernel_std or 0.0), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("key", [key for key in ARRAYS.files if key.startswith("ihdm_sigma")])

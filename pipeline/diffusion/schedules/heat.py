@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.config import ConfigError
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
-from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, geometric, interpolated
 from pipeline.diffusion.schedules.named import End, Named
 
 
@@ -69,13 +69,13 @@ class HeatSpec(DegradationScheduleSpec):
         if self.levels == "vcd":
             if self.num_levels < 2:
                 raise ConfigError("heat levels vcd need num_levels of at least 2, found 1; use geometric")
-            s = _geometric(1.0, float(side), self.num_levels - 1)
+            s = geometric(1.0, float(side), self.num_levels - 1)
             s = torch.cat([s, torch.full((1,), float(side), dtype=torch.float64)])
         else:
             largest = float(side) if self.blur_max is None else self.blur_max
             if largest <= self.blur_min:
                 raise ConfigError(f"heat: blur_min {self.blur_min:g} must be smaller than the side, {side} pixels")
-            s = _geometric(self.blur_min, largest, self.num_levels)
+            s = geometric(self.blur_min, largest, self.num_levels)
         return torch.cat([torch.zeros(1, dtype=torch.float64), s])
 
 
@@ -103,10 +103,3 @@ def laplacian(shape: tuple[int, ...]) -> Float[Tensor, " dim"]:
     if len(shape) == 1:
         return axes[0]
     return (axes[0][:, None] + axes[1][None, :]).expand(shape).reshape(-1)
-
-
-def _geometric(first: float, last: float, count: int) -> Tensor:
-    """`count` values from `first` to `last`; the last one alone when count is 1."""
-    if count == 1:
-        return torch.tensor([last], dtype=torch.float64)
-    return torch.exp(torch.linspace(math.log(first), math.log(last), count, dtype=torch.float64))

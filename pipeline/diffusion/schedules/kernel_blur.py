@@ -19,7 +19,7 @@ from pipeline.diffusion.schedules.named import End, Named
 class KernelBlurSpec(KernelWidths, DegradationScheduleSpec):
     """alpha = the product of the kernels' Fourier transforms, on images that continue periodically.
 
-    alpha can be negative: a kernel cut off at two standard deviations is nearly a box.
+    alpha can be negative: a kernel cut off at one standard deviation is nearly a box.
     """
 
     kind: Literal["kernel_blur"] = "kernel_blur"
@@ -59,8 +59,9 @@ class KernelBlur(LevelSchedule):
 
 def symbols(spec: KernelBlurSpec, shape: tuple[int, ...]) -> Float[Tensor, "levels frequencies"]:
     """alpha of levels 0 ... T for one channel, in the order of the Fourier basis, float64."""
-    weights = spec.weights(spec.num_levels)
-    axes = [_symbol(weights, size) for size in (shape[-2:] if len(shape) == 3 else shape)]
+    sides = shape[-2:] if len(shape) == 3 else shape
+    weights = spec.weights(spec.num_levels, period=max(sides), reach=max(sides))
+    axes = [_symbol(weights, size) for size in sides]
     kernel = axes[0] if len(axes) == 1 else (axes[0][:, :, None] * axes[1][:, None, :]).flatten(1)
     alpha = kernel.cumprod(dim=0)
     if spec.with_flat_end:

@@ -1,5 +1,6 @@
 """What all degradations with T levels share: a profile per component, a fade to the centre, a constant noise."""
 
+import math
 from abc import abstractmethod
 from typing import Annotated, ClassVar
 
@@ -87,3 +88,10 @@ def _below(position: Tensor, last: int) -> tuple[Tensor, Tensor]:
     """The level below each position, `(n,)`, and how far it is behind, `(n, 1)` in [0, 1]."""
     low = position.detach().floor().clamp(max=last - 1)
     return low[:, 0].long(), position - low
+
+
+def geometric(first: float, last: float, count: int) -> Float[Tensor, " count"]:
+    """`count` values from `first` to `last` in equal steps of the logarithm, float64; `last` alone when it is one."""
+    if count == 1:
+        return torch.tensor([last], dtype=torch.float64)
+    return torch.exp(torch.linspace(math.log(first), math.log(last), count, dtype=torch.float64))

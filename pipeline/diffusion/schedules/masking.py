@@ -6,32 +6,44 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import ScheduleContext
-from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, interpolated
+from pipeline.diffusion.schedules.levels import DegradationScheduleSpec, LevelSchedule, geometric, interpolated
 from pipeline.diffusion.schedules.named import End, Named
 
 _KEPT = 0.05
 
 
 class MaskingSpec(DegradationScheduleSpec):
-    """alpha_k(r) = prod_{i < k} (1 - exp(-r^2 / (2 s_i^2))), s_i = kernel_std (i + initial_mask), r from the middle.
+    """alpha falls to 0 at the middle pixel, (N - 1) // 2 of each axis, and in growing distance r from it.
 
-    The middle is pixel (N - 1) // 2 of each axis. Published: kernel_std 0.1 or 0.2 and no zero end.
+    `geometric`: alpha_k = 1 - exp(-r^2 / (2 s_k^2)), s from hole_min to the width that leaves 5 % of the farthest
+    pixel. `cold`: the published prod_{i < k} (1 - exp(-r^2 / (2 s_i^2))), s_i = kernel_std (i + initial_mask), with
+    kernel_std 0.1 for CIFAR-10, 0.2 for CelebA, and no zero end.
     """
 
     kind: Literal["masking"] = "masking"
-    kernel_std: Annotated[float, Field(gt=0.0)] | None = None  # pixels; null: the corner keeps 5 % at level T - 1
-    initial_mask: Annotated[int, Field(ge=1)] = 1  # width of the first hole, in units of kernel_std
+    levels: Literal["geometric", "cold"] = "geometric"
+    hole_min: Annotated[float, Field(gt=0.0)] = 0.5  # width of the first hole, in pixels (geometric)
+    kernel_std: Annotated[float, Field(gt=0.0)] | None = None  # growth of the holes, in pixels (cold)
+    initial_mask: Annotated[int, Field(ge=1)] = 1  # width of the first hole, in units of kernel_std (cold)
     with_zero_end: bool = True  # the last level is exactly the centre
 
     names: ClassVar[tuple[Named, ...]] = (
         Named("fade", "A black Gaussian hole grows from the middle of the image.", centre="black"),
     )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "MaskingSpec":
+        if self.levels == "cold" and (self.kernel_std is None or self.hole_min != 0.5):
+            raise ValueError("levels cold needs kernel_std, and no hole_min")
+        if self.levels == "geometric" and (self.kernel_std is not None or self.initial_mask != 1):
+            raise ValueError("kernel_std and initial_mask belong to levels cold")
+        return self
 
     @property
     def end(self) -> End:
@@ -63,29 +75,21 @@ class Masking(LevelSchedule):
 
 
 def masks(spec: MaskingSpec, shape: tuple[int, ...]) -> Float[Tensor, "levels pixels"]:
-    """alpha of levels 0 ... T, `(T + 1, height * width)` float64."""
+    """alpha of levels 0 ... T for one channel, `(T + 1, height * width)` float64."""
     offsets = [torch.arange(size, dtype=torch.float64) - (size - 1) // 2 for size in shape[-2:]]
     radius2 = (offsets[0][:, None].square() + offsets[1].square()).reshape(1, -1)
-    kernel_std = spec.kernel_std or _fitting_std(spec, float(radius2.max()))
-    kept = _product(spec, kernel_std, radius2)
-    if spec.with_zero_end:
-        kept = torch.cat([kept[:-1], torch.zeros_like(kept[:1])])
-    return torch.cat([torch.ones_like(kept[:1]), kept])
+    count = spec.num_levels - int(spec.with_zero_end)
+    holes = -torch.expm1(-radius2 / (2 * _widths(spec, count, float(radius2.max())).square()))
+    kept = holes.cumprod(dim=0) if spec.levels == "cold" else holes
+    end = [torch.zeros_like(radius2)] if spec.with_zero_end else []
+    return torch.cat([torch.ones_like(radius2), kept, *end])
 
 
-def _product(spec: MaskingSpec, kernel_std: float, radius2: Tensor) -> Tensor:
-    """prod_{i < k} (1 - g_i) for k = 1 ... T, at squared distances `(1, m)`."""
-    s = kernel_std * (torch.arange(spec.num_levels, dtype=torch.float64) + spec.initial_mask)[:, None]
-    return (-torch.expm1(-radius2 / (2 * s.square()))).cumprod(dim=0)
-
-
-def _fitting_std(spec: MaskingSpec, largest_radius2: float) -> float:
-    """The kernel_std that leaves 5 % of the farthest pixel at level T - 1, by bisection in its logarithm."""
-    level = max(spec.num_levels - 2, 0)
-    corner = torch.tensor([[largest_radius2]], dtype=torch.float64)
-    low, high = math.log(1e-6), math.log(1e3 * (1 + math.sqrt(largest_radius2)))
-    for _ in range(60):
-        middle = (low + high) / 2
-        is_too_dark = float(_product(spec, math.exp(middle), corner)[level, 0]) < _KEPT
-        low, high = (low, middle) if is_too_dark else (middle, high)
-    return math.exp(low)
+def _widths(spec: MaskingSpec, count: int, largest_radius2: float) -> Float[Tensor, "count 1"]:
+    """s of the first `count` levels, in pixels."""
+    if spec.kernel_std is not None:
+        s = spec.kernel_std * (torch.arange(count, dtype=torch.float64) + spec.initial_mask)
+    else:
+        widest = max(math.sqrt(-largest_radius2 / (2 * math.log1p(-_KEPT))), 2 * spec.hole_min)
+        s = geometric(spec.hole_min, widest, count)
+    return s[:, None]

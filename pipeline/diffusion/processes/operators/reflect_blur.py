@@ -35,8 +35,8 @@ class ReflectBlurSpec(KernelWidths, OperatorDegradationSpec):
 
     def build(self, shape: tuple[int, ...], num_levels: int) -> Operator:
         require_images(shape, "reflect_blur")
-        if min(shape[-2:]) <= self.kernel_size // 2:
-            reach, sides = self.kernel_size // 2, " x ".join(map(str, shape[-2:]))
+        reach, sides = (self.kernel_size or 3) // 2, " x ".join(map(str, shape[-2:]))
+        if min(shape[-2:]) <= reach:
             raise ConfigError(
                 f"reflect_blur: kernel_size {self.kernel_size} needs sides of more than {reach} pixels, found {sides}"
             )
@@ -53,7 +53,8 @@ class ReflectBlur(SeparableOperator):
 
     def matrices(self, size: int) -> Float[Tensor, "levels size size"]:
         levels = [torch.eye(size, dtype=torch.float64)]
-        for kernel in self.spec.weights(self.num_levels):
+        period, reach = 2 * (max(self.shape[-2:]) - 1), min(self.shape[-2:]) - 1
+        for kernel in self.spec.weights(self.num_levels, period=period, reach=reach):
             levels.append(reflected_convolution(kernel, size) @ levels[-1])
         if self.spec.with_flat_end:
             levels[-1] = levels[-1].mean(dim=0, keepdim=True).expand(size, size)
