@@ -19,26 +19,29 @@ from pipeline.diffusion.objectives.levels import Levelled
 from pipeline.diffusion.objectives.variational_cold import kl_weight
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition, NetworkInputs, Precondition
+from pipeline.diffusion.processes.operators.pixelate_nearest import PixelateNearest, vcd_sizes
 from pipeline.diffusion.randomness import NoiseStream
 
 FOLDER = Path(__file__).parent / "cold"
 ARRAYS = np.load(FOLDER / "vcd_samplers_and_losses.npz")
 CURVE = np.load(FOLDER / "schedules.npz")["kl_anneal_curve_30"]
 TAGS = ("m28", "c12")
-HEAT = {"kind": "heat", "levels": "vcd"}
 
 
 def tensor(name: str) -> Tensor:
     return torch.from_numpy(ARRAYS[name])
 
 
-def tree(degradation: str, num_levels: int) -> dict[str, Any]:
+def process_of(degradation: str, num_levels: int, shape: tuple[int, ...]) -> Any:
     """The published degradations on raw numbers, centre 0."""
     if degradation == "black_pixelation":
-        own = {"kind": "pixelate_nearest", "levels": "vcd"}
-        return {"kind": "operator", "degradation": own, "num_levels": num_levels, "fade": "vcd_cosine"}
+        own = {"kind": "reflect_blur", "kernel_size": 3}
+        operator = {"kind": "operator", "degradation": own, "num_levels": num_levels, "fade": "vcd_cosine"}
+        blocks = PixelateNearest(vcd_sizes(shape[-1], num_levels), shape)  # a configuration may not repeat a size
+        return replace(build_process(operator, shape), operator=blocks)
     extra = {"black_blur": {"fade": "vcd_cosine"}, "blur": {}, "blur_ris": {"noise": 0.01}}[degradation]
-    return {"kind": "spectral", "basis": "dct", "schedule": {**HEAT, **extra, "num_levels": num_levels}}
+    schedule = {"kind": "heat", "levels": "vcd", **extra, "num_levels": num_levels}
+    return build_process({"kind": "spectral", "basis": "dct", "schedule": schedule}, shape)
 
 
 class Published(Precondition):
@@ -97,7 +100,7 @@ def draws(size: int, **normals: Tensor) -> Recorded:
 
 def built(spec: Any, degradation: str, tag: str) -> Any:
     images = tensor(f"{tag}_loss_x0")
-    process = build_process(tree(degradation, int(ARRAYS[f"{tag}_T"])), tuple(images.shape[1:]))
+    process = process_of(degradation, int(ARRAYS[f"{tag}_T"]), tuple(images.shape[1:]))
     return spec.build(Published(process, "x0" if isinstance(spec, ColdSpec) else "x_prev"))
 
 

@@ -74,7 +74,7 @@ class Levelled(Objective):
         return ((t * self.num_levels).round() - stride).clamp(min=0.0) / self.num_levels
 
     def noisy(
-        self, mean: Float[Tensor, "batch dim"], t: Float[Tensor, " batch"], draws: Draws, name: str
+        self, mean: Float[Tensor, "batch dim"], t: Float[Tensor, " batch"] | float, draws: Draws, name: str
     ) -> Float[Tensor, "batch 1 dim"]:
         """The state: `mean` plus the process's own noise sigma(t) at that level, drawn in data space as `name`."""
         if self._has_noise:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.config import ConfigError
 from pipeline.diffusion.objectives.base import ENCODER, Batch, Draws, Metrics, Phase, PhaseInputs
 from pipeline.diffusion.objectives.levels import LevelInputs, Levelled, LevelledSpec
-from pipeline.diffusion.predictor import Condition, Precondition
+from pipeline.diffusion.predictor import Condition, NetworkInputs, Precondition
 
 _OFFSET = 0.008  # of the cosine in the annealing curve, as in the noise schedule it was taken from
 
@@ -207,12 +207,13 @@ class VariationalCold(Levelled):
         label = self.condition_label(batch, draws)
         mean = self._rolled_out(c_0, label, draws) if spec.rollout else process.degrade(c_0, t)
         u_t = self.noisy(mean, t, draws, "eps")
-        latent, kl = self._code(self._encoder, u_t, t, truth, s, draws, "z")
-        seen = u_t
+        clean = self.precondition.inputs(u_t, t, Condition(label=label, time_to=s))
+        latent, kl = self._code(self._encoder, clean, truth, s, draws, "z")
+        network = _with_latent(clean, latent)
         if spec.jitter:
             noise = process.basis.to_components(draws.normal("jitter", process.shape))
             seen = torch.add(u_t, noise.unsqueeze(1), alpha=spec.jitter)
-        network = self.precondition.inputs(seen, t, Condition(label=label, latent=latent, time_to=s))
+            network = self.precondition.inputs(seen, t, network.cond)
         weight = kl_weight(draws.step, spec.kl_annealing)
         return VariationalInputs(network=network, u_t=u_t, t=t, truth=truth, kl=kl, kl_weight=weight)
 
@@ -241,14 +242,12 @@ class VariationalCold(Levelled):
         def step(state: Tensor, level: int, earlier: Tensor, rows: Sequence[int]) -> Tensor:
             own = replace(draws, positions=[draws.positions[row] for row in rows])
             index = torch.tensor(rows, device=state.device)
-            t, s = (
-                torch.full((len(rows),), k / self.num_levels, dtype=torch.float64, device=state.device)
-                for k in (level, level - 1)
-            )
+            t, s = level / self.num_levels, torch.full_like(index, level - 1, dtype=torch.float64) / self.num_levels
             u_t = self.noisy(state, t, own, f"rollout_eps/{level}")
-            latent, _ = self._code(teacher.encoder, u_t, t, earlier, s, own, f"rollout_z/{level}")
-            condition = Condition(label=None if label is None else label[index], latent=latent, time_to=s)
+            condition = Condition(label=None if label is None else label[index], time_to=s)
             given = self.precondition.inputs(u_t, t, condition)
+            latent, _ = self._code(teacher.encoder, given, earlier, s, own, f"rollout_z/{level}")
+            given = _with_latent(given, latent)
             with self._autocast():
                 output = teacher.network(given.x, given.t, given.gamma, given.cond)
             return self.precondition.prediction(u_t, t, output.float(), given.cond).value
@@ -263,15 +262,19 @@ class VariationalCold(Levelled):
         )
 
     def _code(
-        self, encoder: nn.Module, u_t: Tensor, t: Tensor, c_s: Tensor, s: Tensor, draws: Draws, name: str
+        self, encoder: nn.Module, given: NetworkInputs, c_s: Tensor, s: Tensor, draws: Draws, name: str
     ) -> tuple[Tensor, Tensor]:
-        """A draw of z `(batch, latent_dim)` and its KL term `(batch,)`."""
-        pair = torch.cat([self.precondition.inputs(*at).x for at in ((u_t, t), (c_s.unsqueeze(1), s))], dim=1)
+        """A draw of z `(batch, latent_dim)` for the generator's input `given` and D(x_0, s), and its KL `(batch,)`."""
+        pair = torch.cat([given.x, self.precondition.inputs(c_s.unsqueeze(1), s).x], dim=1)
         with self._autocast():
-            mean, log_variance = encoder(pair, t.float(), s.float())
+            mean, log_variance = encoder(pair, given.t, s.float())
         mean, log_variance = mean.float(), log_variance.float()
         latent = mean + torch.exp(0.5 * log_variance) * draws.normal(name, (self.spec.latent_dim,))
         return latent, kl_divergence(mean, log_variance)
+
+
+def _with_latent(given: NetworkInputs, latent: Tensor) -> NetworkInputs:
+    return replace(given, cond=replace(given.cond or Condition(), latent=latent))
 
 
 def _shadow(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
