@@ -47,10 +47,15 @@ def window(first: int, stop: int) -> range:
 
 
 def interpolate(z_a: Tensor, z_b: Tensor, weights: Sequence[float] | Tensor) -> Float[Tensor, "weights batch d"]:
-    """Codes on the arc from z_a (weight 0) to z_b (weight 1), `(batch, d)` each: they keep the length of Gaussian codes.
+    """Codes on the arc from z_a (weight 0) to z_b (weight 1), which keep the length of Gaussian codes.
 
-    Shoemake 1985, with theta the angle between the two: sin((1 - w) theta)/sin(theta) z_a + sin(w theta)/sin(theta) z_b; parallel
-    codes are joined by a line. Computed in float64, returned in the dtype of z_a.
+    Shoemake 1985: sin((1 - w) theta)/sin(theta) z_a + sin(w theta)/sin(theta) z_b, with theta the angle between the
+    two; parallel codes are joined by a line. Computed in float64, returned in the dtype of z_a.
+
+    Args:
+        z_a: `(batch, d)`.
+        z_b: `(batch, d)`.
+        weights: shares of z_b, each gives one set of codes.
 
     Raises:
         ValueError: the shapes differ, or two codes are opposite, which no arc is between.

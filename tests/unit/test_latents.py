@@ -1,5 +1,7 @@
 """Latent codes along a path: exchanged, in windows, interpolated."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def test_codes_of_different_shapes_are_not_exchanged():
 
 def test_adjacent_windows_take_every_step_once():
     borders = [0, 2, 5, 8]
-    steps = [step for first, stop in zip(borders[:-1], borders[1:], strict=True) for step in window(first, stop)]
+    steps = [step for first, stop in pairwise(borders) for step in window(first, stop)]
     assert steps == list(range(8))
     assert len(window(3, 3)) == 0
 
