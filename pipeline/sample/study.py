@@ -68,6 +68,9 @@ class StudySpec(Spec):
         for first, stop in self.windows or ():
             if first >= stop:
                 raise ValueError(f"windows: [{first}, {stop}) holds no step")
+            steps = None if self.sampler is None else self.sampler.steps
+            if steps is not None and stop > steps:
+                raise ValueError(f"windows: [{first}, {stop}) ends behind the sampler's {steps} steps")
         return self
 
 

@@ -40,7 +40,7 @@ class Findings:
 
 def forward(scene: Scene, num_images: int, progress: Progress) -> Findings:
     """Test images and what the forward process makes of them at up to eight levels, with the noise it adds, if any."""
-    x_0 = scene.test_images(num_images)
+    x_0, _ = scene.test_images(num_images)
     num_levels = scene.process.num_levels or NUM_LEVELS_SHOWN
     shown = _spread(num_levels, NUM_LEVELS_SHOWN)
     times = [(k + 1) / num_levels for k in shown]
@@ -63,7 +63,7 @@ def forward(scene: Scene, num_images: int, progress: Progress) -> Findings:
         "times": times,
         "distance_to_image": [mean_of(row).to_json() for row in moved],
     }
-    return Findings(numbers, {"times": np.array(times), "distance": moved}, {"forward.png": sheet})
+    return Findings(numbers, {"times": np.array(times), "distance": moved}, {"sheet.png": sheet})
 
 
 def sequence(scene: Scene, num_images: int, progress: Progress) -> Findings:
@@ -85,7 +85,7 @@ def sequence(scene: Scene, num_images: int, progress: Progress) -> Findings:
     )
     numbers = {"num_images": num_images, "step_distance": [mean_of(row).to_json() for row in moved]}
     arrays = {"images": path[-1].float().numpy(), "step_distance": moved}
-    return Findings(numbers, arrays, {"sequence.png": sheet})
+    return Findings(numbers, arrays, {"sheet.png": sheet})
 
 
 def exchange(
@@ -139,9 +139,9 @@ def exchange(
             xlabel=f"{scene.level_name} at which the exchanged steps start",
         )
         for name, columns, labels, heading in (
-            ("exchange.png", shown, [starts[i] for i in shown], "source's code at one step, target's elsewhere"),
+            ("sheet.png", shown, [starts[i] for i in shown], "source's code at one step, target's elsewhere"),
             (
-                "exchange_windows.png",
+                "windows.png",
                 [num_steps + i for i in range(len(spans))],
                 of_spans,
                 "source's code in a window of steps",
@@ -204,7 +204,7 @@ def interpolation(scene: Scene, num_images: int, progress: Progress) -> Findings
         "distance_between_ends": mean_of(ends).to_json(),
     }
     arrays = {"neighbour_distance": moved, "end_distance": ends, "images": path[:MAX_ROWS].float().numpy()}
-    return Findings(numbers, arrays, {"interpolation.png": sheet})
+    return Findings(numbers, arrays, {"sheet.png": sheet})
 
 
 def reconstruction(scene: Scene, num_images: int, progress: Progress) -> Findings:
@@ -213,13 +213,15 @@ def reconstruction(scene: Scene, num_images: int, progress: Progress) -> Finding
     The error of an image is the root mean square over its pixels, in data units; `prior` is that of the same x_T with
     codes from the prior, which know nothing of the image.
     """
-    x_0 = scene.test_images(num_images)
+    x_0, classes = scene.test_images(num_images)
     parts = []
     for rows in scene.batches(len(x_0)):
         own = x_0[rows]
         x_T = scene.process.to_data(scene.process.degrade(scene.process.to_components(own), 1.0))
-        encoded = scene.encoded_walk(rows, own).image(x_T, scene.conditions(rows, None))
-        parts.append(torch.stack([x_T, encoded, scene.walk(rows).image(x_T, scene.prior_conditions(rows))]))
+        own_classes = None if classes is None else classes[rows]
+        encoded = scene.encoded_walk(rows, own).image(x_T, scene.conditions(rows, None, own_classes))
+        prior = scene.walk(rows).image(x_T, scene.conditions(rows, scene.codes(rows), own_classes))
+        parts.append(torch.stack([x_T, encoded, prior]))
         progress(rows[-1] + 1, len(x_0))
     made = torch.cat(parts, dim=1)
     _, error, prior = distances(made, x_0) / np.sqrt(x_0[0].numel())
@@ -232,7 +234,7 @@ def reconstruction(scene: Scene, num_images: int, progress: Progress) -> Finding
         xlabel="where the codes come from; on the left the error",
     )
     numbers = {"num_images": len(x_0), "error": mean_of(error).to_json(), "prior": mean_of(prior).to_json()}
-    return Findings(numbers, {"error": error, "prior": prior}, {"reconstruction.png": sheet})
+    return Findings(numbers, {"error": error, "prior": prior}, {"sheet.png": sheet})
 
 
 STUDIES: dict[str, Callable[..., Findings]] = {

@@ -138,13 +138,15 @@ class Scene:
         is_fresh = self.sampler.latents == "step"
         return lambda step: prior_latents(stream, rows, step if is_fresh else 0, length).to(self.device)
 
-    def conditions(self, rows: list[int], codes: Callable[[int], Tensor] | None) -> Conditions:
-        """Label (image i is of class i mod classes, where the system has classes) and code of every step."""
+    def conditions(
+        self, rows: list[int], codes: Callable[[int], Tensor] | None, classes: Tensor | None = None
+    ) -> Conditions:
+        """Label, where the system has classes, and code of every step; image i is of class i mod classes by default."""
         label = None
         if self.spec.class_conditional:
-            label = (
-                torch.tensor(rows, dtype=torch.int64, device=self.device) % self.inputs["dataset"].meta["num_classes"]
-            )
+            num_classes = self.inputs["dataset"].meta["num_classes"]
+            label = torch.tensor(rows, dtype=torch.int64) % num_classes if classes is None else classes
+            label = label.to(self.device)
         return lambda step: Condition(label=label, latent=None if codes is None else codes(step))
 
     def prior_conditions(self, rows: list[int]) -> Conditions:
@@ -170,9 +172,14 @@ class Scene:
         )
         return replace(walk, predictor=encoding)
 
-    def test_images(self, num_images: int) -> Tensor:
-        """Test images in seeded order `(n, *shape)` float32 in [-1, 1]; fewer than asked where the split ends."""
+    def test_images(self, num_images: int) -> tuple[Tensor, Tensor | None]:
+        """Test images in seeded order and their classes, if any; fewer than asked where the split ends.
+
+        Returns:
+            Images `(n, *shape)` float32 in [-1, 1] on the device, classes `(n,)` int64 or None.
+        """
         dataset = self.inputs["dataset"]
         order = NoiseStream(self.seed).permutation(split_index(dataset, "test").count, 0, "study").numpy()
-        levels = read_split(dataset, "test").images[order[:num_images]]
-        return torch.from_numpy(np.ascontiguousarray(to_float(levels, dataset.meta["quantisation"]))).to(self.device)
+        chosen = read_split(dataset, "test").rows(order[:num_images])
+        x_0 = torch.from_numpy(np.ascontiguousarray(to_float(chosen.images, dataset.meta["quantisation"])))
+        return x_0.to(self.device), None if chosen.labels is None else torch.from_numpy(chosen.labels)

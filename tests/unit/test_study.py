@@ -18,6 +18,7 @@ from pipeline.sample import study
 from pipeline.sample.blocks import SamplerSpec, sample_blocks
 from pipeline.sample.study_figures import Group, Panel, image_sheet, step_chart
 from pipeline.sample.study_kinds import STUDIES
+from pipeline.sample.study_scene import Scene
 from pipeline.shards import ShardWriter, read_split, to_levels
 from pipeline.store import Artifact, Attempt, Store, open_store
 from tests import stage_cases
@@ -89,11 +90,11 @@ def arrays(artifact: Artifact) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "figures"),
     [
-        ("forward", ["forward.png"]),
-        ("sequence", ["sequence.png"]),
-        ("exchange", ["exchange.png", "exchange_windows.png", "sensitivity.png"]),
-        ("interpolation", ["interpolation.png"]),
-        ("reconstruction", ["reconstruction.png"]),
+        ("forward", ["sheet.png"]),
+        ("sequence", ["sheet.png"]),
+        ("exchange", ["sensitivity.png", "sheet.png", "windows.png"]),
+        ("interpolation", ["sheet.png"]),
+        ("reconstruction", ["sheet.png"]),
     ],
 )
 def test_every_study_writes_its_figures_and_numbers(store: Store, kind: str, figures: list[str]) -> None:
@@ -152,7 +153,7 @@ def test_a_window_over_all_steps_is_the_whole_exchange(store: Store) -> None:
 
 
 def test_batches_change_nothing_that_is_seen(store: Store) -> None:
-    for kind in ("exchange", "interpolation", "reconstruction", "sequence"):
+    for kind in ("exchange", "reconstruction"):
         whole, parts = (arrays(studied(store, kind, batch_shape=size)) for size in (6, 4))
         for name, values in whole.items():
             np.testing.assert_allclose(values, parts[name], atol=1e-4)
@@ -200,6 +201,29 @@ def test_class_conditional_systems_show_classes_in_turn(store: Store) -> None:
     np.testing.assert_array_equal(to_levels(images, LEVELS), levels)
 
 
+def test_a_reconstruction_is_told_the_class_of_its_image(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[torch.Tensor] = []
+    original = Scene.conditions
+
+    def conditions(self: Scene, rows: list[int], codes: Any, classes: Any = None) -> Any:
+        found = original(self, rows, codes, classes)
+        condition = found(0)
+        assert condition is not None
+        assert condition.label is not None
+        told.append(condition.label)
+        return found
+
+    monkeypatch.setattr(Scene, "conditions", conditions)
+    system = variational(class_conditional=True)
+    studied(store, "reconstruction", system=system, num_images=90)
+    split = read_split(stage_cases.dataset(store), "test")
+    assert split.labels is not None
+    for labels in told:
+        assert not np.array_equal(labels.numpy(), np.arange(90) % stage_cases.NUM_CLASSES)
+        np.testing.assert_array_equal(np.bincount(labels.numpy()), np.bincount(split.labels))
+    assert len(told) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -208,6 +232,7 @@ def test_class_conditional_systems_show_classes_in_turn(store: Store) -> None:
         ({"kind": "exchange", "system": stage_cases.system()}, "has none"),
         ({"kind": "sequence", "windows": ((0, 1),)}, "only an exchange"),
         ({"kind": "exchange", "windows": ((2, 2),)}, r"\[2, 2\) holds no step"),
+        ({"kind": "exchange", "windows": ((3, 5),), "sampler": PREVIOUS.over(4)}, "behind the sampler's 4 steps"),
         ({"kind": "sequence", "system": stage_cases.classifier()}, "needs a process"),
     ],
     ids=str,
