@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipeline.baselines.base import Axes, Baseline
+from pipeline.baselines.noise_schedules import noise_schedule
 
 _SCHEDULE_AXES = ("softness_a", "ordering", "ordering_r", "log_snr_data", "log_snr_prior", "clip")
 
@@ -11,8 +12,8 @@ def _system(axes: Axes) -> dict[str, Any]:
     schedule: Any = axes["schedule"]
     if schedule == "gud":
         schedule = {"kind": "gud", **{name: axes[name] for name in _SCHEDULE_AXES}}
-    elif isinstance(schedule, str):
-        schedule = {"kind": schedule}
+    else:
+        schedule = noise_schedule(schedule)
     process = {
         "kind": "spectral",
         "basis": axes["basis"],
@@ -43,7 +44,10 @@ GUD = Baseline(
         "loss": "mse",
         "weighting": "uniform",
     },
-    choices={"degradation": (("noise",), "its forward process is Gaussian in every component")},
+    choices={
+        "degradation": (("noise",), "its forward process is Gaussian in every component"),
+        "prediction": (("eps", "x0", "v", "score"), "its reverse steps need x_0 and noise"),
+    },
     needs=dict.fromkeys(_SCHEDULE_AXES, ("schedule", "gud")),
     system=_system,
     samplers=({"kind": "ddim", "steps": 50},),

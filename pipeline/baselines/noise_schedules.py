@@ -37,8 +37,12 @@ def noise_schedule(schedule: Any, num_levels: int | None = None) -> dict[str, An
 
 def levels_refusal(schedule: Any, num_levels: int | None) -> str | None:
     """Why a schedule cannot have so many levels, or None."""
-    if num_levels is None or not isinstance(schedule, str):
+    if num_levels is None:
         return None
+    if not isinstance(schedule, str):
+        if schedule.get("num_levels") == num_levels:
+            return None
+        return f"num_levels = {num_levels} has to stand in the schedule too; write num_levels there, or give a name"
     if schedule not in DISCRETE:
         return f"schedule {schedule} has no discrete levels; num_levels goes with {', '.join(DISCRETE)}"
     if schedule in ("linear", "linear_beta") and num_levels < SHORTEST_LINEAR:

@@ -21,13 +21,15 @@ from pipeline.diffusion.bases import BASES, build_basis
 from pipeline.diffusion.kernels import KERNELS
 from pipeline.diffusion.likelihoods import LIKELIHOODS
 from pipeline.diffusion.objectives import OBJECTIVES
+from pipeline.diffusion.predictions import TARGETS
 from pipeline.diffusion.processes import PROCESSES
+from pipeline.diffusion.processes.degradations import DEGRADATIONS
 from pipeline.diffusion.schedules import SCHEDULES
 from pipeline.diffusion.schedules.gud import Ordering
 from pipeline.diffusion.statistics import Statistics
 from pipeline.grid.axes import EXPERIMENT_AXES, Combination
 from pipeline.grid.meanings import MEANINGS
-from pipeline.grid.spec import DATASETS, EvaluateSpec, ExperimentSpec, FeatureNetSpec, GridSpec
+from pipeline.grid.spec import DATASETS, EvaluateSpec, ExperimentSpec, FeatureNetSpec, GridSpec, StudyRequest
 from pipeline.grid.validity import RULES, refusal
 from pipeline.ingest.images import ImageFormat
 from pipeline.ingest.sources import SOURCES, SourceSpec
@@ -48,6 +50,9 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     *({"ordering": ordering} for ordering in get_args(Ordering)),
     {"ordering": "rank", "ordering_r": 0.5},
     {"schedule": "columns", "softness_a": 0.5},
+    {"degradation": "black", "start_noise": 0.0},
+    {"degradation": "noise", "schedule": "linear", "num_levels": 20},
+    {"rollout": True, "jitter": 0.01},
 )
 """Axis values that are tried with every baseline and basis; each rule of `RULES` refuses at least one."""
 
@@ -205,6 +210,49 @@ def validity() -> str:
     return table(headings, [*schedules, *orderings])
 
 
+def degradations() -> str:
+    """Degradations by name: what they do, where they end, and their options with the defaults."""
+    rows = [
+        (
+            f"`{entry.name}`",
+            entry.summary,
+            {"gaussian": "noise", "flat": "one colour", "zero": "the centre", "images": "an image"}[entry.terminal],
+            " ".join(f"`{name}: {_flow(value)}`" for name, value in entry.options.items()),
+        )
+        for entry in DEGRADATIONS.values()
+    ]
+    return table(("degradation", "what it does", "ends in", "options"), rows)
+
+
+def matrix() -> str:
+    """Which baseline goes with which degradation, and what each can predict, as the rules decide."""
+    trained = [baseline for baseline in BASELINES.values() if baseline.system is not None]
+    rows = [
+        (f"`{name}`", *("no" if refusal(Combination(b, {"degradation": name}, {}, 0)) else "yes" for b in trained))
+        for name in DEGRADATIONS
+    ]
+    predictions = [(f"prediction `{name}`", *(_predicts(b, name) for b in trained)) for name in TARGETS]
+    return table(("", *(b.name for b in trained)), [*rows, *predictions])
+
+
+def _predicts(baseline: Baseline, prediction: str) -> str:
+    return "no" if refusal(Combination(baseline, {"prediction": prediction}, {}, 0)) else "yes"
+
+
+def refused_degradations() -> str:
+    """Every refused pair of baseline and degradation with its sentence."""
+    trained = [baseline for baseline in BASELINES.values() if baseline.system is not None]
+    found: dict[tuple[str, str], list[str]] = {}
+    for baseline in trained:
+        for name in DEGRADATIONS:
+            reason = refusal(Combination(baseline, {"degradation": name}, {}, 0))
+            if reason is not None:
+                why = reason.partition(": ")[2].partition(";")[0]
+                found.setdefault((baseline.name, why), []).append(name)
+    rows = [(f"`{baseline}`", " ".join(f"`{name}`" for name in names), why) for (baseline, why), names in found.items()]
+    return table(("baseline", "refuses", "because"), rows)
+
+
 def _marks(columns: Iterable[tuple[Baseline, str | None]], given: dict[str, Any]) -> Iterable[str]:
     for baseline, basis in columns:
         chosen = given if basis is None else {"basis": basis, **given}
@@ -264,6 +312,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "axes": axes,
     "validity": validity,
     "rules": rules,
+    "degradations": degradations,
+    "matrix": matrix,
+    "refused_degradations": refused_degradations,
+    "study": lambda: fields(StudyRequest, without=()),
     "grid": lambda: fields(GridSpec),
     "experiment": lambda: fields(ExperimentSpec),
     "overridable": lambda: ", ".join(f"`{name}`" for name in EXPERIMENT_AXES),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.diffusion.schedules import SCHEDULES
 from pipeline.grid.axes import Combination, short
 
 
@@ -59,6 +60,11 @@ def _schedule_kind(combination: Combination) -> str:
     return schedule.get("kind", "") if isinstance(schedule, dict) else str(schedule)
 
 
+DEGRADING = tuple(
+    kind for kind, spec in SCHEDULES.items() if kind == "blurring" or getattr(spec, "is_degradation", False)
+)
+"""Schedules that give alpha and sigma as they are."""
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "axes_of_the_baseline",
@@ -85,6 +91,14 @@ RULES: tuple[Rule, ...] = (
             combination.baseline.name == "ddpm" and _schedule_kind(combination) in ("gud", "columns", "haar_columns")
         ),
         lambda combination: f"ddpm has one scalar schedule; {_schedule_kind(combination)} needs baseline gud",
+    ),
+    Rule(
+        "degradation_as_schedule",
+        lambda combination: _schedule_kind(combination) in DEGRADING,
+        lambda combination: (
+            f"schedule {_schedule_kind(combination)} is that of a degradation; state it as one, "
+            "degradation: blur for example, with a baseline that takes it"
+        ),
     ),
     Rule(
         "ordering_interpolation",

@@ -127,6 +127,8 @@ VIOLATIONS: dict[str, dict[str, Any]] = {
     "axes_of_the_baseline": {"baseline": "ddpm", "softness_a": 1},
     "choices_of_the_baseline": {"baseline": "gud", "degradation": "blur"},
     "axes_that_need_another": {"baseline": "gud", "schedule": "vp", "softness_a": 0.5},
+    "values_of_the_baseline": {"baseline": "cold", "degradation": "black", "start_noise": 0.0},
+    "degradation_as_schedule": {"baseline": "gud", "basis": "dct", "schedule": "heat"},
     "component_schedule_of_ddpm": {"baseline": "ddpm", "schedule": "gud"},
     "ordering_interpolation": {"baseline": "gud", "ordering": "rank", "ordering_r": 0.5},
     "ordering_level": {"baseline": "gud", "ordering": "level", "basis": "dct"},
