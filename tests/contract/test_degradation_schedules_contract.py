@@ -10,7 +10,7 @@ import torch
 from pipeline.config import ConfigError, parse
 from pipeline.diffusion import build_process
 from pipeline.diffusion.processes import SpectralProcess
-from pipeline.diffusion.schedules import DEGRADATION_SCHEDULES, ScheduleUnion
+from pipeline.diffusion.schedules import DEGRADATION_SCHEDULES, NOISE_SCHEDULES, SCHEDULES, ScheduleUnion
 
 VARIANTS: dict[str, list[dict]] = {
     "dim": [{}, {"fade": "linear"}, {"fade": "exponential"}, {"fade": "vcd_cosine"}],
@@ -29,6 +29,7 @@ NUM_LEVELS = 6
 
 def test_every_kind_has_a_case() -> None:
     assert set(VARIANTS) == set(DEGRADATION_SCHEDULES)
+    assert set(SCHEDULES) - set(NOISE_SCHEDULES) - set(DEGRADATION_SCHEDULES) == {"blurring"}  # at the end of this file
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -40,6 +41,12 @@ def process_of(schedule: dict, num_levels: int = NUM_LEVELS) -> SpectralProcess:
     basis = DEGRADATION_SCHEDULES[schedule["kind"]].basis
     spec = {"kind": "spectral", "basis": basis, "schedule": {**schedule, "num_levels": num_levels}}
     process = build_process(spec, SHAPE)
+    assert isinstance(process, SpectralProcess)
+    return process
+
+
+def blurring_process(**settings: float) -> SpectralProcess:
+    process = build_process({"kind": "spectral", "basis": "dct", "schedule": {"kind": "blurring", **settings}}, SHAPE)
     assert isinstance(process, SpectralProcess)
     return process
 
@@ -170,3 +177,29 @@ def test_process_survives_pickling(schedule: dict) -> None:
 def test_every_name_belongs_to_one_specification() -> None:
     names = [named.name for spec in DEGRADATION_SCHEDULES.values() for named in spec.names]
     assert all(before != after for before, after in itertools.pairwise(sorted(names)))
+
+
+def test_blurring_has_noise_at_all_times_and_loses_the_signal() -> None:
+    m = blurring_process().marginal(torch.linspace(0, 1, 101, dtype=torch.float64))
+    assert m.sigma.min() > 0.006
+    assert (m.sigma.diff(dim=0) > 0).all()
+    assert (m.alpha.diff(dim=0) < 0).all()
+    assert 0 < m.alpha[-1].min() < m.alpha[-1].max() < 0.007
+    torch.testing.assert_close(m.alpha[:, :1].square() + m.sigma.square(), torch.ones(101, 1, dtype=torch.float64))
+
+
+def test_rates_of_blurring_are_derivatives() -> None:
+    process, t, step = blurring_process(blur_max=3.0), torch.linspace(0.05, 0.95, 7, dtype=torch.float64), 1e-6
+    m, ahead, behind = (process.marginal(t + shift) for shift in (0.0, step, -step))
+    for rate, name in ((m.alpha_rate, "alpha"), (m.sigma_rate, "sigma")):
+        slope = (getattr(ahead, name) - getattr(behind, name)) / (2 * step)
+        torch.testing.assert_close(rate, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_blurring_is_no_degradation_and_needs_the_dct() -> None:
+    process = blurring_process()
+    assert process.num_levels is None
+    assert not process.is_degradation
+    assert process.schedule.kinks == ()
+    with pytest.raises(ConfigError, match="needs basis dct, found pixel"):
+        build_process({"kind": "spectral", "schedule": {"kind": "blurring"}}, SHAPE)

@@ -85,3 +85,37 @@ def test_pca_without_statistics_is_refused() -> None:
 def test_two_dimensional_shapes_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(C, H, W\) or \(D,\)"):
         build_basis("dct", (4, 4))
+
+
+def test_haar_dct_starts_with_the_scaled_mean_and_labels_it_alone() -> None:
+    x = torch.rand(2, 3, 28, 28, dtype=torch.float64)
+    basis = build_basis("haar_dct", (3, 28, 28))
+    c = basis.to_components(x).reshape(2, 3, 28, 28)
+    torch.testing.assert_close(c[..., 0, 0], x.mean(dim=(2, 3)) * 28)
+    assert basis.level is not None
+    level = basis.level.reshape(3, 28, 28)[1]
+    assert [int((level == j).sum()) for j in range(4)] == [1, 48, 147, 588]
+    assert level[0, 0] == 0
+
+
+def test_haar_dct_is_haar_where_blocks_can_be_halved_to_one_pixel() -> None:
+    x = torch.rand(2, 1, 16, 16, dtype=torch.float64)
+    haar, both = build_basis("haar", (1, 16, 16)), build_basis("haar_dct", (1, 16, 16))
+    assert torch.equal(both.to_components(x), haar.to_components(x))
+    assert torch.equal(both.level, haar.level)
+
+
+def test_haar_dct_of_odd_sides_is_the_dct() -> None:
+    x = torch.rand(2, 1, 5, 8, dtype=torch.float64)
+    expected = build_basis("dct", (1, 5, 8)).to_components(x)
+    torch.testing.assert_close(build_basis("haar_dct", (1, 5, 8)).to_components(x), expected)
+
+
+def test_colour_separates_grey_from_two_chroma_directions() -> None:
+    basis = build_basis("colour", (3, 2, 2))
+    grey = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
+    c = basis.to_components(grey).reshape(3, 4)
+    torch.testing.assert_close(c[0], torch.full((4,), 0.5 * 3**0.5, dtype=torch.float64))
+    torch.testing.assert_close(c[1:], torch.zeros(2, 4, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert basis.level is not None
+    assert basis.level.tolist() == [0.0] * 4 + [1.0] * 8
