@@ -38,6 +38,14 @@ PROCESSES: dict[str, dict[str, Any]] = {
     "diffusion": {"kind": "spectral", "basis": "dct", "schedule": LOG_LINEAR},
     "blur": {"kind": "spectral", "basis": "dct", "centre": "black", "schedule": HEAT},
     "noisy-blur": {"kind": "spectral", "basis": "dct", "schedule": {**HEAT, "noise": 0.1}},
+    "operator": {
+        "kind": "operator",
+        "degradation": {"kind": "reflect_blur", "kernel_size": 3},
+        "num_levels": 4,
+        "fade": "cosine",
+        "centre": "black",
+        "noise": 0.1,
+    },
 }
 STREAM = NoiseStream(11)
 
@@ -107,10 +115,13 @@ def test_losses_do_not_depend_on_how_the_batch_is_split(name: str) -> None:
     torch.testing.assert_close(parts, losses(name, 0, 8), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("process", ["noisy-blur", "operator"])
 @pytest.mark.parametrize("name", [name for name in CASES if PREDICTIONS[name.split("-")[0]] != "v"])
-def test_noise_of_the_degradation_is_keyed_too(name: str) -> None:
-    parts = torch.cat([losses(name, 0, 3, process="noisy-blur"), losses(name, 3, 8, process="noisy-blur")])
-    torch.testing.assert_close(parts, losses(name, 0, 8, process="noisy-blur"), rtol=1e-5, atol=1e-6)
+def test_every_degradation_will_do_and_its_noise_is_keyed_too(name: str, process: str) -> None:
+    whole = losses(name, 0, 8, process=process)
+    parts = torch.cat([losses(name, 0, 3, process=process), losses(name, 3, 8, process=process)])
+    assert torch.isfinite(whole).all()
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
