@@ -22,8 +22,9 @@ from pipeline.diffusion.kernels import KERNELS
 from pipeline.diffusion.likelihoods import LIKELIHOODS
 from pipeline.diffusion.objectives import OBJECTIVES
 from pipeline.diffusion.predictions import TARGETS
-from pipeline.diffusion.processes import PROCESSES
+from pipeline.diffusion.processes import PROCESSES, TERMINALS
 from pipeline.diffusion.processes.degradations import DEGRADATIONS
+from pipeline.diffusion.processes.operators import OPERATORS
 from pipeline.diffusion.schedules import SCHEDULES
 from pipeline.diffusion.schedules.gud import Ordering
 from pipeline.diffusion.statistics import Statistics
@@ -53,6 +54,7 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {"degradation": "black", "start_noise": 0.0},
     {"degradation": "noise", "schedule": "linear", "num_levels": 20},
     {"rollout": True, "jitter": 0.01},
+    {"schedule": "vp", "softness_a": 0.5},
 )
 """Axis values that are tried with every baseline and basis; each rule of `RULES` refuses at least one."""
 
@@ -327,6 +329,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "schedules": lambda: family(SCHEDULES),
     "bases": bases,
     "processes": lambda: family(PROCESSES),
+    "operators": lambda: family(OPERATORS),
+    "terminals": lambda: family(TERMINALS),
     "kernels": lambda: family(KERNELS),
     "likelihoods": lambda: family(LIKELIHOODS),
     "objectives": lambda: family(OBJECTIVES),
