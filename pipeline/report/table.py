@@ -9,6 +9,7 @@ Row = Mapping[str, Any]
 
 LEADING_AXES = ("dataset", "baseline")
 FAMILIES = ("nll_bpd", "kid", "precision", "recall", "pairwise_ratio", "class_share_min", "nfe")
+_ROUNDING = 1e-9
 BEST, TIED = "*", "~"
 
 
@@ -158,7 +159,7 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: float, se: float | None) -> str:
-    if se is None or not se > 0.0:
+    if se is None or not se > _ROUNDING * abs(value):  # images that are all alike leave nothing but rounding
         if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e9):
             return str(int(value))
         return f"{value:.4g}"

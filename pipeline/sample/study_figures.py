@@ -76,8 +76,8 @@ def image_sheet(
     width = sum(sheet.shape[1] for sheet in sheets) + GROUP_GAP * (len(sheets) - 1)
     has_titles = any(group.title for group in groups)
     left = MARGIN + (8 + int(7.2 * max(map(len, row_labels))) if row_labels else 0)
-    text = max([_text_width(title, 12, bold=True), _text_width(caption, 9), MIN_WIDTH - 2 * MARGIN])
-    total_width = max(left + width + MARGIN, text + 2 * MARGIN)
+    text = max(_text_width(title, 12, bold=True), _text_width(caption, 9), _text_width(xlabel, 9))
+    total_width = max(left + width + MARGIN, text + 2 * MARGIN, MIN_WIDTH)
     top = MARGIN + 22 + (20 if caption else 0) + (20 if has_titles else 0) + 6
     bottom = MARGIN + 16 + (18 if xlabel else 0)
     total_height = top + height + bottom
@@ -101,7 +101,8 @@ def image_sheet(
         y = bottom + height - GAP / 2 - pitch * (row + 0.5)
         _write(figure, left - 8, y, label, size=8, color=MUTED, align="right")
     if xlabel:
-        _write(figure, left + width / 2, MARGIN + 2, xlabel, size=9, align="center")
+        middle = max(left + width / 2, MARGIN + _text_width(xlabel, 9) / 2)
+        _write(figure, middle, MARGIN + 2, xlabel, size=9, align="center")
     return _png(figure)
 
 

@@ -136,15 +136,22 @@ def exchange(
             ],
             title="Latent exchange",
             caption=scene.system_name,
-            xlabel=f"{scene.level_name} at which the exchanged steps start",
+            xlabel=f"{scene.level_name} {place}",
         )
-        for name, columns, labels, heading in (
-            ("sheet.png", shown, [starts[i] for i in shown], "source's code at one step, target's elsewhere"),
+        for name, columns, labels, heading, place in (
+            (
+                "sheet.png",
+                shown,
+                [starts[i] for i in shown],
+                "source's code at one step, target's elsewhere",
+                "at which the exchanged step starts",
+            ),
             (
                 "windows.png",
                 [num_steps + i for i in range(len(spans))],
                 of_spans,
-                "source's code in a window of steps",
+                "source's code in a window",
+                "between which codes are exchanged",
             ),
         )
         if columns
@@ -229,9 +236,9 @@ def reconstruction(scene: Scene, num_images: int, progress: Progress) -> Finding
     sheet = image_sheet(
         [Group(_pixels(columns[:MAX_ROWS]), ["image", "x_T", "encoder", "prior"])],
         title="Reconstruction of test images",
-        caption=f"{scene.system_name} · rms error {error.mean():.3f}, from prior codes {prior.mean():.3f}",
+        caption=f"{scene.system_name} · rms error (left): mean {error.mean():.3f}, with prior codes {prior.mean():.3f}",
         row_labels=[f"{value:.3f}" for value in error[:MAX_ROWS]],
-        xlabel="where the codes come from; on the left the error",
+        xlabel="from x_T, with codes of the encoder and of the prior",
     )
     numbers = {"num_images": len(x_0), "error": mean_of(error).to_json(), "prior": mean_of(prior).to_json()}
     return Findings(numbers, {"error": error, "prior": prior}, {"sheet.png": sheet})

@@ -51,6 +51,18 @@ def test_two_digits_of_the_error_are_shown_after_rounding(se: float, text: str) 
     assert Cell(1.23456, se).text == text
 
 
+def test_an_error_of_mere_rounding_is_not_shown() -> None:
+    assert Cell(3996.2226552705602, 3.3e-12).text == "3996"
+
+
+def test_diversity_has_its_columns() -> None:
+    entry = row("ddpm", 1.0)
+    entry["metrics"] |= {"pairwise_ratio": 0.9, "pairwise_ratio_se": 0.01, "class_share_min_clf_x": 0.03}
+    table = result_table([entry], FD)
+    assert column(table, "pairwise_ratio")[0].text == "0.900 ± 0.010"
+    assert column(table, "class_share_min_clf_x")[0].text == "0.03"
+
+
 def test_best_and_indistinguishable_cells_are_marked_and_explained() -> None:
     rows = [row("a", 1.0), row("b", 1.1), row("c", 9.0)]
     for entry, best, significant in zip(rows, (True, False, False), (False, False, True), strict=True):
