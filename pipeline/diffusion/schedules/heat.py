@@ -24,7 +24,7 @@ class HeatSpec(DegradationScheduleSpec):
     """
 
     kind: Literal["heat"] = "heat"
-    levels: Literal["geometric", "vcd"] = "geometric"
+    levels: Literal["geometric", "vcd"] = "geometric"  # s even in its logarithm, or 1 ... N and N again
     blur_min: Annotated[float, Field(gt=0.0)] = 0.5  # s of the first level, in pixels
     blur_max: Annotated[float, Field(gt=0.0)] | None = None  # s of the last level; null: the longer side
     with_flat_end: bool | None = None  # whether the last level is exactly the mean; null: where s would be the side

@@ -23,7 +23,7 @@ class KernelWidths(Spec):
     kernel_size: Annotated[int, Field(ge=3)] | None = None  # pixels, odd; null: three deviations to each side
     kernel_std: Annotated[float, Field(gt=0.0)] | None = None  # pixels; null: T kernels leave 1 % of the longest wave
     growth: Annotated[float, Field(ge=0.0)] = 0.0  # of the standard deviation per level
-    growth_law: Literal["linear", "exponential"] = "linear"
+    growth_law: Literal["linear", "exponential"] = "linear"  # kernel_std + growth i, or kernel_std exp(growth i)
     with_flat_end: bool = True  # the last level is the mean of each channel instead of one more kernel
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class MaskingSpec(DegradationScheduleSpec):
     """
 
     kind: Literal["masking"] = "masking"
-    levels: Literal["geometric", "cold"] = "geometric"
+    levels: Literal["geometric", "cold"] = "geometric"  # one hole, or the published product
     hole_min: Annotated[float, Field(gt=0.0)] = 0.5  # width of the first hole, in pixels (geometric)
     kernel_std: Annotated[float, Field(gt=0.0)] | None = None  # growth of the holes, in pixels (cold)
     initial_mask: Annotated[int, Field(ge=1)] = 1  # width of the first hole, in units of kernel_std (cold)

@@ -26,7 +26,7 @@ class PixelateNearestSpec(OperatorDegradationSpec):
     """
 
     kind: Literal["pixelate_nearest"] = "pixelate_nearest"
-    levels: Literal["distinct", "vcd"] = "distinct"
+    levels: Literal["distinct", "vcd"] = "distinct"  # sizes that differ in effect, or the published list
 
     names: ClassVar[tuple[Named, ...]] = (
         Named("pixelate_nearest", "Blocks of pixels are replaced by their top left pixel, as the code of VCD does it."),
