@@ -23,6 +23,8 @@ MAX_ROWS = 8
 MAX_COLUMNS = 12
 NUM_LEVELS_SHOWN = 8
 NUM_WEIGHTS = 9
+PARTNER = 1 << 32
+"""Image index of a partner less that of its image: outside every set, and the same pairs however many there are."""
 GREY_LEVELS = 256
 """Of the figures, whatever the data have."""
 
@@ -94,7 +96,7 @@ def exchange(
     """Images with the source's code at one step, or in a window of steps, and the target's code at all others.
 
     Per step: the sensitivity, mean over pairs of ||x_0(exchanged) - x_0(target)||, and the frequency centroid of that
-    difference. Pair i is the target of image index i and the source of index num_images + i, both from the x_T of i.
+    difference. Target i is image i of a sample block, its source has the codes of image `PARTNER` + i and the x_T of i.
     """
     num_steps = scene.num_steps
     spans = _windows(windows, num_steps)
@@ -104,7 +106,7 @@ def exchange(
     ]
     found = []
     for rows in scene.batches(num_images):
-        target, source = scene.codes(rows), scene.codes([row + num_images for row in rows])
+        target, source = scene.codes(rows), scene.codes([row + PARTNER for row in rows])
 
         def between(
             steps: Collection[int], rows: list[int] = rows, source: Any = source, target: Any = target
@@ -182,11 +184,11 @@ def exchange(
 
 
 def interpolation(scene: Scene, num_images: int, progress: Progress) -> Findings:
-    """Images from codes on the arc between two, all from the x_T of the first; image i goes to num_images + i."""
+    """Images from codes on the arc between two, all from the x_T of the first; image i goes to `PARTNER` + i."""
     weights = np.linspace(0.0, 1.0, NUM_WEIGHTS)
     parts = []
     for rows in scene.batches(num_images):
-        a, b = scene.codes(rows), scene.codes([row + num_images for row in rows])
+        a, b = scene.codes(rows), scene.codes([row + PARTNER for row in rows])
         walk, x_T = scene.walk(rows), scene.start(rows)
 
         def at(column: int, a: Any = a, b: Any = b) -> Callable[[int], Tensor]:

@@ -147,6 +147,11 @@ def test_exchanges_cover_every_step_and_thirds_of_them(store: Store) -> None:
     assert meta["num_pairs"] == 6
 
 
+def test_more_pairs_begin_with_the_same_ones(store: Store) -> None:
+    few, many = (arrays(studied(store, "exchange", num_images=n)) for n in (3, 6))
+    np.testing.assert_allclose(many["distance"][:, :3], few["distance"], atol=1e-4)
+
+
 def test_a_window_over_all_steps_is_the_whole_exchange(store: Store) -> None:
     meta = studied(store, "exchange", windows=((0, NUM_LEVELS),)).meta
     assert meta["windows"][0]["sensitivity"] == meta["whole_exchange"]
