@@ -18,6 +18,7 @@ from pipeline.diffusion.processes import (
     fitted_terminal,
 )
 from pipeline.diffusion.processes.degradations import DEGRADATIONS
+from pipeline.diffusion.processes.terminal.images import squared_distances
 from tests.diffusion_cases import normal
 
 SHAPE = (3, 8, 8)
@@ -241,6 +242,14 @@ def test_relative_entropy_does_not_depend_on_the_batch_or_on_chunks(monkeypatch)
     process, terminal = process_of(), terminal_of({"kind": "training_images"})
     c = process.to_components(0.2 * SOME)
     whole = terminal.relative_entropy(c, 0.2, 0.25)
+    assert torch.equal(terminal.relative_entropy(c, 0.2, 0.25), whole)
     assert torch.equal(torch.cat([terminal.relative_entropy(row[None], 0.2, 0.25) for row in c]), whole)
     monkeypatch.setattr("pipeline.diffusion.processes.terminal.images.CHUNK_ELEMENTS", 2 * DIM)
-    torch.testing.assert_close(terminal.relative_entropy(c, 0.2, 0.25), whole, rtol=0, atol=1e-10)
+    monkeypatch.setattr("pipeline.diffusion.processes.terminal.images.KEPT_ELEMENTS", 0)
+    torch.testing.assert_close(terminal.relative_entropy(c, 0.2, 0.25), whole, rtol=0, atol=1e-9)
+
+
+def test_squared_distances_are_those_of_the_differences():
+    rows, points = normal(1, 5, 40), normal(2, 9, 40)
+    expected = (rows[:, None] - points).square().sum(2)
+    torch.testing.assert_close(squared_distances(rows, points), expected, rtol=0, atol=1e-12)

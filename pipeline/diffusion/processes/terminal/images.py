@@ -1,7 +1,7 @@
 """Fully degraded training images as terminal distribution (Rissanen et al. 2023, section 3)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,12 @@ from pipeline.diffusion.processes.terminal.flat import isotropic_relative_entrop
 from pipeline.diffusion.randomness import NoiseStream
 
 CHUNK_ELEMENTS = 2**22
-"""Numbers of training data held at a time: 32 MiB as float64."""
+"""Numbers of training data degraded at a time: 32 MiB as float64."""
+
+KEPT_ELEMENTS = 2**26
+"""Up to so many numbers (512 MiB) the degraded training images of a bound stay in memory: MNIST's do."""
+
+_CACHED_ELEMENTS = 2**18  # what stays in a processor's cache while it is compared with every row
 
 
 class TrainingImagesSpec(TerminalSpec):
@@ -40,6 +45,7 @@ class TrainingImagesTerminal:
 
     def __init__(self, process: Forward, images: TrainingImages, noise: float) -> None:
         self.process, self.images, self.noise = process, images, noise
+        self._kept: tuple[Tensor, ...] | None = None
 
     def positions(self, image_indices: Sequence[int], seed: int) -> list[int]:
         """Which training image each x_T is made of."""
@@ -63,15 +69,20 @@ class TrainingImagesTerminal:
         """
         total = torch.full((len(c),), -torch.inf, dtype=torch.float64, device=c.device)
         for chunk in self._chunks():
-            # Without matrix products, whose rounding depends on how many rows there are.
-            distance = torch.cdist(
-                c.to(torch.float64), chunk.to(c.device), compute_mode="donot_use_mm_for_euclid_dist"
-            ).square()
-            entropies = isotropic_relative_entropy(distance, c.shape[1], sigma, delta)
+            distances = squared_distances(c.to(torch.float64), chunk.to(c.device))
+            entropies = isotropic_relative_entropy(distances, c.shape[1], sigma, delta)
             total = torch.logaddexp(total, torch.logsumexp(-entropies, dim=1))
         return math.log(self.images.count) - total
 
-    def _chunks(self) -> Iterator[Float[Tensor, "chunk dim"]]:
+    def _chunks(self) -> Iterable[Float[Tensor, "chunk dim"]]:
+        """D(x_i, 1) of all training images in components; kept from the first call on if they are few enough."""
+        if self.images.count * self.process.dim > KEPT_ELEMENTS:
+            return self._degraded_chunks()
+        if self._kept is None:
+            self._kept = tuple(self._degraded_chunks())
+        return self._kept
+
+    def _degraded_chunks(self) -> Iterator[Float[Tensor, "chunk dim"]]:
         size = max(1, CHUNK_ELEMENTS // self.process.dim)
         for start in range(0, self.images.count, size):
             yield self._degraded(range(start, min(start + size, self.images.count)))
@@ -79,3 +90,14 @@ class TrainingImagesTerminal:
     def _degraded(self, positions: Sequence[int]) -> Float[Tensor, "rows dim"]:
         x = self.images.read(positions).to(torch.float64)
         return self.process.degrade(self.process.to_components(x), 1.0)
+
+
+def squared_distances(
+    rows: Float[Tensor, "batch dim"], points: Float[Tensor, "points dim"]
+) -> Float[Tensor, "batch points"]:
+    """|row - point|^2; row by row, because products of matrices round differently with the number of rows."""
+    parts: list[Tensor] = []
+    for part in points.split(max(1, _CACHED_ELEMENTS // points.shape[1])):
+        lengths = part.square().sum(dim=1)
+        parts.append(torch.stack([row.square().sum() + lengths - 2 * (part @ row) for row in rows]).clamp(min=0.0))
+    return torch.cat(parts, dim=1)
