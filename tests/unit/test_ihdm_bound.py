@@ -10,7 +10,7 @@ import torch
 from pipeline.config import ConfigError
 from pipeline.diffusion import build_process, log_likelihood
 from pipeline.diffusion.predictions import Prediction
-from pipeline.diffusion.predictor import Condition
+from pipeline.diffusion.predictor import Condition, Predictor
 from pipeline.diffusion.processes import TrainingImages, build_terminal
 from tests.diffusion_cases import Counted, normal
 
@@ -241,3 +241,14 @@ def test_what_has_no_bound_is_refused(process, message):
     built = process()
     with pytest.raises(ConfigError, match=message):
         log_likelihood(built, ExactMean(built), gaussian_data(heat(), 1), BOUND)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "flat_colour", "training_images"])
+def test_the_bound_is_computed_where_the_data_are(kind):
+    """The meta device refuses to meet a tensor of the host, as an accelerator does."""
+    colour = {"mean": [0.1], "covariance": [[0.04]]} if kind == "flat_colour" else {}
+    process = ended(heat(), {"kind": kind} | colour, gaussian_data(heat(), 5))
+    predictor = Predictor(lambda x, t, gamma, cond: torch.zeros_like(x), process, "x_prev")
+    terms = log_likelihood(process, predictor, torch.empty(3, *SHAPE, device="meta"), BOUND)
+    assert terms.total.device == terms.x_T.device == torch.device("meta")
+    assert terms.total.dtype == torch.float64
