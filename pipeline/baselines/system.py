@@ -153,13 +153,15 @@ def load_predictor(
     return Predictor(network, system.process, spec.prediction)
 
 
-def load_encoder(spec: SystemSpec, *, model: Artifact, dataset: Artifact, device: str = "cpu") -> nn.Module:
+def load_encoder(
+    spec: SystemSpec, *, model: Artifact, dataset: Artifact, statistics: Artifact | None, device: str = "cpu"
+) -> nn.Module:
     """The encoder of a trained variational system, averaged weights: `(pair, t, time_to) -> (mean, log variance)`.
 
     Raises:
         ConfigError: the system has no latent code.
     """
-    networks = system_for(spec, dataset.meta, None).networks
+    networks = system_for(spec, dataset.meta, statistics).networks
     if ENCODER not in networks:
         raise ConfigError("this system has no latent code and no encoder; use variational, vcd or vwd")
     return _with_weights(networks[ENCODER], model, device, prefix=f"{ENCODER}.")

@@ -236,3 +236,4 @@ def _measure_likelihood(
     arrays["nll_index"], arrays["nll_bits_per_dim"] = index, bits
     meta = blocks[0].meta
     protocol["nll"] = {key: meta[key] for key in ("split", "seed", "num_probes", "nfe")} | {"num_images": len(bits)}
+    protocol["nll"]["kind"] = meta.get("kind")

@@ -53,7 +53,8 @@ def primary_metric(plan: Plan) -> str:
 def table_columns(plan: Plan, *, limit: int = 8) -> list[str]:
     """Columns of the shared table: the metrics of the primary family, then the parameters that differ between cells."""
     primary = primary_metric(plan)
-    metrics = [f"metrics.{name}" for name in (primary, f"{primary}_se", "nll_bpd", "nll_se", "nfe")]
+    diverse = ["pairwise_ratio"] if "diversity" in plan.grid.evaluate.metrics else []
+    metrics = [f"metrics.{name}" for name in (primary, f"{primary}_se", "nll_bpd", "nll_se", *diverse, "nfe")]
     varying = [
         name
         for name in dict.fromkeys(name for cell in plan.cells for name in cell.params)

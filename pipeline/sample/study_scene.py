@@ -158,7 +158,11 @@ class Scene:
         walk = self.walk(rows)
         assert self.predictor is not None
         encoder: Encoder = load_encoder(
-            self.spec, model=self.inputs["model"], dataset=self.inputs["dataset"], device=self.device
+            self.spec,
+            model=self.inputs["model"],
+            dataset=self.inputs["dataset"],
+            statistics=self.inputs.get("statistics"),
+            device=self.device,
         )
         precondition = self.predictor.precondition
         encoding = Encoding(
