@@ -1,4 +1,4 @@
-"""Each combination of baseline, degradation, prediction and schedule trains and samples, or is refused in a sentence."""
+"""Each combination of baseline, degradation, prediction, schedule trains and samples, or is refused in a sentence."""
 
 import itertools
 from typing import Any
