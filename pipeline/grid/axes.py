@@ -15,6 +15,15 @@ EXPERIMENT_AXES = ("dataset", "network", "train", "class_conditional")
 """Parts of `experiment` that a block may replace, whole (`train: {...}`) or by one field (`train.lr: [1e-4, 2e-4]`)."""
 
 
+NUMBERS = frozenset(
+    name
+    for baseline in BASELINES.values()
+    for name, default in baseline.axes.items()
+    if isinstance(default, int | float) and not isinstance(default, bool)
+) | {"num_levels", "start_noise", "delta"}
+"""Axes that take numbers."""
+
+
 @dataclass(frozen=True)
 class Combination:
     """One element of the product of a block.
@@ -85,8 +94,17 @@ def combinations(blocks: Sequence[Mapping[str, Any]]) -> Iterator[Combination]:
             if name not in BASELINES:
                 raise ConfigError(f"{where}.baseline: unknown baseline {name!r}{closest(name, list(BASELINES))}")
             overrides = {key: value for key, value in chosen.items() if _is_override(key)}
+            _check_numbers({key: value for key, value in chosen.items() if key not in overrides}, where)
             given = {key: value for key, value in chosen.items() if key not in overrides}
             yield Combination(BASELINES[name], given, overrides, index)
+
+
+def _check_numbers(given: Mapping[str, Any], where: str) -> None:
+    """Axes whose defaults are numbers take numbers; anything else would fail somewhere inside."""
+    for name, value in given.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in NUMBERS and value is not None and not is_number:
+            raise ConfigError(f"{where}.{name}: a number is needed, found {short(value)!r}")
 
 
 def _is_override(key: str) -> bool:
