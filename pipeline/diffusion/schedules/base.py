@@ -59,17 +59,8 @@ class Schedule(ABC):
         return ()
 
     def __call__(self, t: Float[Tensor, "n"]) -> NoiseLevel:
-        """The noise level at times `t`, on t's device.
-
-        Raises:
-            ValueError: a time lies outside [0, 1] (not looked at on accelerators, where it would wait for the device).
-        """
-        t = t.to(torch.float64)
-        if t.ndim != 1:
-            raise ValueError(f"times must be (n,), found shape {tuple(t.shape)}")
-        if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-            raise ValueError("times must lie in [0, 1]")
-        return self.level(t[:, None])
+        """The noise level at times `t`, on t's device; refuses times like `checked_times`."""
+        return self.level(checked_times(t))
 
     @abstractmethod
     def level(self, t: Float[Tensor, "n 1"]) -> NoiseLevel:
@@ -86,6 +77,20 @@ class ScheduleSpec(Spec):
     def build(self, context: ScheduleContext) -> "Schedule | ExplicitSchedule":
         """The schedule for the components described by `context`."""
         raise TypeError(f"{type(self).__name__} does not say how it is built")
+
+
+def checked_times(t: Float[Tensor, "n"]) -> Float[Tensor, "n 1"]:
+    """Times as a float64 column.
+
+    Raises:
+        ValueError: a time lies outside [0, 1] (not looked at on accelerators, where it would wait for the device).
+    """
+    t = t.to(torch.float64)
+    if t.ndim != 1:
+        raise ValueError(f"times must be (n,), found shape {tuple(t.shape)}")
+    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError("times must lie in [0, 1]")
+    return t[:, None]
 
 
 def level_from(gamma: Tensor, d_gamma: Tensor) -> NoiseLevel:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.diffusion.schedules.base import NoiseLevel, Schedule
+from pipeline.diffusion.schedules.base import NoiseLevel, Schedule, checked_times
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,8 @@ class ExplicitSchedule(ABC):
         return () if self.num_levels is None else tuple(k / self.num_levels for k in range(1, self.num_levels))
 
     def __call__(self, t: Float[Tensor, "n"]) -> Attenuation:
-        """alpha and sigma at times `t`, on t's device.
-
-        Raises:
-            ValueError: a time lies outside [0, 1] (not looked at on accelerators, where it would wait for the device).
-        """
-        t = t.to(torch.float64)
-        if t.ndim != 1:
-            raise ValueError(f"times must be (n,), found shape {tuple(t.shape)}")
-        if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-            raise ValueError("times must lie in [0, 1]")
-        return self.attenuation(t[:, None])
+        """alpha and sigma at times `t`, on t's device; refuses times like `checked_times`."""
+        return self.attenuation(checked_times(t))
 
     @abstractmethod
     def attenuation(self, t: Float[Tensor, "n 1"]) -> Attenuation:
