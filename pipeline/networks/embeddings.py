@@ -63,8 +63,16 @@ class TimeFeatures(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t `(batch,)` -> `(batch, num_features)` float32."""
-        phases = t.float()[:, None] * self.frequencies
-        return math.sqrt(2.0) * torch.cat([phases.cos(), phases.sin()], dim=1)
+        return math.sqrt(2.0) * sinusoids(t, self.frequencies)
+
+
+def sinusoids(t: Tensor, frequencies: Tensor) -> Tensor:
+    """cos and then sin of t times each frequency: t `(batch,)`, frequencies `(n,)` -> `(batch, 2 n)` float32.
+
+    The time embedding of DDPM's networks has frequencies 10000^(-j/n) and whole numbers t (Vaswani 2017, section 3.5).
+    """
+    phases = t.float()[:, None] * frequencies
+    return torch.cat([phases.cos(), phases.sin()], dim=1)
 
 
 class LevelFeatures(nn.Module):

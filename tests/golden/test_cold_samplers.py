@@ -244,6 +244,10 @@ def test_terms_of_the_bound_are_the_reference_s(case):
     found = torch.cat([-terms.reconstruction[None], terms.steps])
     torch.testing.assert_close(found, tensor(IHDM, f"{case}_elbo_terms_k"), rtol=1e-4, atol=0)
     assert terms.nfe == process.num_levels
+    sigma, delta = float(process.sigma(1.0)), 1.25 * float(process.sigma(1.0))
+    constant = process.dim * (sigma**2 / delta**2 - 1 + 2 * np.log(delta / sigma))
+    squares = (2 * terms.steps - constant) * delta**2
+    torch.testing.assert_close(squares, tensor(IHDM, f"{case}_elbo_mse_k")[1:], rtol=1e-3, atol=1e-6)
 
 
 COLD_BLURS = {

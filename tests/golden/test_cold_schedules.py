@@ -13,6 +13,7 @@ from pipeline.diffusion.processes.operators.pixelate_nearest import PixelateNear
 from pipeline.diffusion.schedules.fades import Fade, fade_levels
 from pipeline.diffusion.schedules.heat import HeatSpec
 from pipeline.diffusion.schedules.kernels import KernelWidths
+from pipeline.networks.embeddings import sinusoids
 
 ARRAYS = np.load(Path(__file__).parent / "cold" / "schedules.npz")
 
@@ -116,3 +117,11 @@ def test_every_array_is_compared() -> None:
         r"|bansal_std_(constant|exponential|cifar)|ihdm_sigma_K\d+_max\d+|hot_cosine_abar_T20"
     )
     assert [key for key in ARRAYS.files if not here.fullmatch(key) and not elsewhere.fullmatch(key)] == []
+
+
+def test_published_time_embedding() -> None:
+    embedding = ARRAYS["temb"]
+    half = embedding.shape[1] // 2
+    frequencies = 10_000 ** (-torch.arange(half, dtype=torch.float64) / half)
+    found = sinusoids(torch.from_numpy(ARRAYS["temb_t"]), frequencies.float())
+    np.testing.assert_allclose(found, embedding, rtol=0, atol=1e-6)

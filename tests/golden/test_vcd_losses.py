@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion import build_process
-from pipeline.diffusion.objectives import ENCODER, Batch, ColdSpec, Draws, SequentialSpec, VariationalColdSpec
+from pipeline.diffusion.objectives import (
+    ENCODER,
+    Batch,
+    ColdSpec,
+    DenoisingSpec,
+    Draws,
+    SequentialSpec,
+    VariationalColdSpec,
+)
 from pipeline.diffusion.objectives.levels import Levelled
 from pipeline.diffusion.objectives.variational_cold import kl_weight
 from pipeline.diffusion.predictions import Prediction
@@ -193,3 +201,33 @@ def test_kl_weight_waits_a_third_and_then_takes_the_published_curve() -> None:
     assert {kl_weight(step, 30) for step in range(11)} == {kl_weight(0, 30)}
     assert kl_weight(0, 30) == pytest.approx(1.55e-4, rel=1e-2)
     assert kl_weight(40, 30) == kl_weight(10**6, 30) == 1.0
+
+
+class Levels(Recorded):
+    """Image i at zero-based level i."""
+
+    def times(self, name: str) -> Tensor:
+        return (torch.tensor(self.positions, dtype=torch.float64) + 1) / self.global_batch
+
+
+class Noise(Published):
+    """Raw images in; the network's output is eps."""
+
+    def prediction(self, u_t: Tensor, t: Tensor | float, output: Tensor, cond: Condition | None = None) -> Prediction:
+        return Prediction(self.target, self.process.to_components(output), u_t[:, 0], self.process.marginal(t))
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_noise_loss_is_the_mean_over_pixels_of_the_published_sum(tag: str) -> None:
+    images, eps = tensor(f"{tag}_loss_x0"), tensor(f"{tag}_loss_eps_noise_eps")
+    size, shape = len(images), tuple(images.shape[1:])
+    process = build_process({"kind": "spectral", "schedule": {"kind": "cosine", "num_levels": size}}, shape)
+    objective = DenoisingSpec(t_min=1e-12).build(Noise(process, "eps"))
+    given = Levels(NoiseStream(0), 0, range(size), size, normals={"eps": eps})
+
+    class Tenth(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, gamma: Tensor, cond: Any) -> Tensor:
+            return 0.1 * x
+
+    value, _ = loss(objective, given, images, Tenth())
+    assert value * images[0].numel() == pytest.approx(float(ARRAYS[f"{tag}_loss_eps_noise"]), rel=1e-5)
