@@ -48,6 +48,7 @@ class SpectralSpec(Spec):
         offset = torch.zeros_like(mean) if statistics is None else mean - centre
         scale = torch.ones_like(mean) if self.prior == "standard" or variances is None else variances.sqrt()
         schedule = self.schedule.build(self._context(basis, variances))
+        assert isinstance(schedule, Schedule | ExplicitSchedule)
         if self.prior == "data" and isinstance(schedule, ExplicitSchedule):
             raise ConfigError(
                 "prior data scales the noise of a noise schedule; this schedule has noise of its own size"
@@ -108,7 +109,7 @@ class SpectralProcess:
     @property
     def num_levels(self) -> int | None:
         """T of a process with discrete levels k/T; None where it is given at all times."""
-        return getattr(self.schedule, "num_levels", None)
+        return self.schedule.num_levels
 
     @property
     def is_degradation(self) -> bool:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.bases import Basis
 
-if TYPE_CHECKING:
-    from pipeline.diffusion.schedules.explicit import ExplicitSchedule
+S = TypeVar("S", bound="AnySchedule")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +46,33 @@ class ScheduleContext:
     log_variances: Tensor | None = None
 
 
-class Schedule(ABC):
-    """gamma(t) and its derivative for t in [0, 1]; gamma never falls with t."""
+class AnySchedule:
+    """What noise schedules and schedules of degradations have in common."""
 
     is_scalar: bool = True
-    """One gamma for all components."""
+    """One law for all components."""
+
+    @property
+    def num_levels(self) -> int | None:
+        """T where the schedule is made of levels at t = k/T; None where it is given at all times."""
+        return None
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        """Times in (0, 1), rising, where d_gamma jumps."""
+        """Times in (0, 1), rising, where a derivative jumps."""
         return ()
+
+    def with_parameters(self: S, **parameters: float | int | Tensor) -> S:
+        """This schedule with other parameters: scalars, or `(n, 1)` tensors answered row by row.
+
+        Raises:
+            ConfigError: it has none that are free.
+        """
+        raise ConfigError(f"schedule has no free parameters, found {', '.join(sorted(parameters))}")
+
+
+class Schedule(AnySchedule, ABC):
+    """gamma(t) and its derivative for t in [0, 1]; gamma never falls with t."""
 
     def __call__(self, t: Float[Tensor, "n"]) -> NoiseLevel:
         """The noise level at times `t`, on t's device; refuses times like `checked_times`."""
@@ -66,15 +82,11 @@ class Schedule(ABC):
     def level(self, t: Float[Tensor, "n 1"]) -> NoiseLevel:
         """The noise level at valid float64 times."""
 
-    def with_parameters(self, **parameters: float | int | Tensor) -> "Schedule":
-        """This schedule with other parameters: scalars, or `(n, 1)` tensors answered row by row."""
-        raise ConfigError(f"schedule has no free parameters, found {', '.join(sorted(parameters))}")
-
 
 class ScheduleSpec(Spec):
     """Settings of a schedule, selected by `kind`."""
 
-    def build(self, context: ScheduleContext) -> "Schedule | ExplicitSchedule":
+    def build(self, context: ScheduleContext) -> AnySchedule:
         """The schedule for the components described by `context`."""
         raise TypeError(f"{type(self).__name__} does not say how it is built")
 

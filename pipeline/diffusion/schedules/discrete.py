@@ -18,11 +18,15 @@ class DiscreteLevels(Schedule):
 
     def __init__(self, betas: Tensor) -> None:
         log_alpha_bar = torch.log1p(-betas.to(torch.float64)).cumsum(0)
-        self.num_levels = betas.shape[0]
+        self._num_levels = betas.shape[0]
         gamma = torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar
         self._gamma = Constant(gamma)
         self._slope = Constant(gamma.diff() * self.num_levels)
         self._first_noise = float(-torch.expm1(log_alpha_bar[0]))
+
+    @property
+    def num_levels(self) -> int:
+        return self._num_levels
 
     def level(self, t: Tensor) -> NoiseLevel:
         position = t * self.num_levels

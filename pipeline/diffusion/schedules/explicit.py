@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.config import ConfigError
-from pipeline.diffusion.schedules.base import NoiseLevel, Schedule, checked_times
+from pipeline.diffusion.schedules.base import AnySchedule, NoiseLevel, Schedule, checked_times
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,20 +23,13 @@ class Attenuation:
     sigma: Tensor
 
 
-class ExplicitSchedule(ABC):
+class ExplicitSchedule(AnySchedule, ABC):
     """alpha(t) and sigma(t) for t in [0, 1]."""
 
     is_scalar: bool = False
-    """One pair for all components."""
-
-    @property
-    def num_levels(self) -> int | None:
-        """T where the schedule is made of levels at t = k/T; None where it is given at all times."""
-        return None
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        """Times in (0, 1), rising, where a derivative jumps."""
         return () if self.num_levels is None else tuple(k / self.num_levels for k in range(1, self.num_levels))
 
     def __call__(self, t: Float[Tensor, "n"]) -> Attenuation:
@@ -58,10 +50,6 @@ class ExplicitSchedule(ABC):
         times = t.to(torch.float64)[:, None]
         _, rates = torch.func.jvp(both, (times,), (torch.ones_like(times),))[:2]
         return rates[0], rates[1]
-
-    def with_parameters(self, **parameters: float | int | Tensor) -> "ExplicitSchedule":
-        """This schedule with other parameters; it has none that are free."""
-        raise ConfigError(f"schedule has no free parameters, found {', '.join(sorted(parameters))}")
 
 
 class RescaledSchedule(Schedule):
