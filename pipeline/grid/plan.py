@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import ConfigError, DataError, Spec, parse, union
+from pipeline.diffusion.kernels import WALKS_LEVELS
 from pipeline.diffusion.likelihoods import LIKELIHOODS
 from pipeline.diffusion.predictor import Precondition
 from pipeline.diffusion.processes import build_process
@@ -257,7 +258,9 @@ def sampler_name(sampler: SamplerSpec) -> str:
         for name in type(kernel).model_fields
         if name != "kind" and getattr(kernel, name) != getattr(defaults, name)
     ]
-    extra = [value for value, usual in ((sampler.spacing, "uniform"), (sampler.final, "denoise")) if value != usual]
+    usual_final = "state" if kernel.kind in WALKS_LEVELS else "denoise"
+    settings = ((sampler.spacing, "uniform"), (sampler.final, usual_final), (sampler.latents, "image"))
+    extra = [f"code-per-{value}" if value == "step" else value for value, usual in settings if value != usual]
     return "-".join([f"{kernel.kind}{sampler.steps}", *changed, *extra])
 
 
@@ -272,6 +275,8 @@ def _params(
     }
     if sampler is not None:
         params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}
+        if "latent_dim" in combination.axes:
+            params["latents"] = sampler.latents
     if combination.baseline.control is None:
         params |= {name.replace("experiment.", ""): short(value) for name, value in combination.overrides.items()}
     return {**params, "dataset": experiment.dataset.name, "seed": seed}
