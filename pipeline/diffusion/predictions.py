@@ -113,7 +113,7 @@ class Prediction:
     @staticmethod
     def _known(marginal: AnyMarginal | None) -> AnyMarginal:
         if marginal is None:
-            raise ValueError("this process is not diagonal: its predictions cannot be converted")
+            raise ValueError("without the law of the state (the process is not diagonal) predictions are not converted")
         return marginal
 
     def _computed(self, formula: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
