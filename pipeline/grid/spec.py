@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipeline.baselines import BASELINES
 from pipeline.baselines.system import SystemSpec
@@ -18,7 +18,7 @@ from pipeline.sample.study import Kind as StudyKind
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Metric = Literal["fd_clf", "kid", "precision_recall", "nll", "diversity"]
+Metric = Literal["fd_clf", "kid", "precision_recall", "elbo", "nll", "diversity", "moments"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"kind": "digits", "name": "digits"},
@@ -34,7 +34,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 """Data sets by name; relative locations are below the data folder."""
 
-SORTABLE = {"fd_clf": "fd_clf_", "kid": "kid_clf_", "nll": "nll_bpd"}
+SORTABLE = {"fd_clf": "fd_clf_", "kid": "kid_clf_", "nll": "nll_bpd", "elbo": "elbo_bpd", "moments": "w2"}
 """How the names of those metrics begin that are small for good models; a table is sorted by one of them."""
 
 MAX_COMBINATIONS = 10_000
@@ -134,6 +134,44 @@ class EvaluateSpec(Spec):
         return self
 
 
+Bounds = tuple[float, float]
+
+
+class SearchSpec(Spec):
+    """Points that a searcher proposes instead of a list."""
+
+    space: dict[Literal["softness_a", "ordering_r"], Bounds] = Field(min_length=1)  # from, to
+    step: PositiveFloat = 0.05  # proposals are rounded to multiples of it, so that they meet again
+    num_trials: PositiveInt = 30
+    metric: str = "elbo_bpd"  # what is made small
+    seed: NonNegativeInt = 0  # of the searcher
+
+    @field_validator("space")
+    @classmethod
+    def _bounds_rise(cls, value: dict[str, Bounds]) -> dict[str, Bounds]:
+        for name, (low, high) in value.items():
+            if low >= high:
+                raise ValueError(f"{name}: [{low:g}, {high:g}] is empty; give [from, to]")
+        return value
+
+
+class TuneSpec(Spec):
+    """How `tune` walks the points of a grid; a point is one combination and seed with all its samplers."""
+
+    mode: Literal["exhaustive", "staged", "search"] = "exhaustive"
+    rungs: tuple[tuple[Metric, ...], ...] = (("elbo",), ("nll", "fd_clf"))  # staged: metrics that each rung adds
+    promote: PositiveInt = 20  # staged: points of the next rung, and those that are no worse by a paired difference
+    equal_ends: bool = True  # all gud rows have the same log_snr_data and log_snr_prior, so that likelihoods compare
+    search: SearchSpec | None = None
+    max_concurrent: PositiveInt | None = runtime(None)  # trials at once; null: as many as there are CPUs or GPUs
+
+    @model_validator(mode="after")
+    def _search_has_a_space(self) -> "TuneSpec":
+        if (self.mode == "search") != (self.search is not None):
+            raise ValueError("mode: search and the section search go together; give both or none")
+        return self
+
+
 class GridSpec(Spec):
     """One grid file."""
 
@@ -142,7 +180,18 @@ class GridSpec(Spec):
     grid: tuple[dict[str, Any], ...] = Field(min_length=1)
     evaluate: EvaluateSpec = EvaluateSpec()
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    tune: TuneSpec | None = None
     base: str | None = runtime(None)
+
+    @model_validator(mode="after")
+    def _rungs_hold_the_metrics(self) -> "GridSpec":
+        if self.tune is None or self.tune.mode != "staged":
+            return self
+        listed = [metric for rung in self.tune.rungs for metric in rung]
+        if sorted(listed) != sorted(self.evaluate.metrics):
+            asked = ", ".join(self.evaluate.metrics)
+            raise ValueError(f"tune.rungs: each metric of evaluate.metrics ({asked}) stands in one rung, once")
+        return self
 
     @model_validator(mode="after")
     def _blocks_name_known_axes(self) -> "GridSpec":
