@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ class NetworkSpec(Spec):
     carries the whole noise state, also when one network serves many schedules, so t is read only by networks that are
     built with times: those of degradations, whose levels differ by more than their noise.
     """
+
+    is_trained: ClassVar[bool] = True
+    """Whether there are weights to train; without, a system takes no training and no `model` input."""
 
     @abstractmethod
     def module(
