@@ -6,9 +6,15 @@ from pipeline.networks.dropout import KeyedDropout, MaskSource, dropout_masks
 from pipeline.networks.ema import ExponentialMovingAverage
 from pipeline.networks.encoder import MlpEncoder, UnetEncoder
 from pipeline.networks.mlp import Mlp, MlpSpec
+from pipeline.networks.oracle import OraclePredictor, OracleSpec
 from pipeline.networks.unet import Unet, UnetSpec
 
-NETWORKS: dict[str, type[NetworkSpec]] = {"unet": UnetSpec, "mlp": MlpSpec, "classifier": ClassifierSpec}
+NETWORKS: dict[str, type[NetworkSpec]] = {
+    "unet": UnetSpec,
+    "mlp": MlpSpec,
+    "classifier": ClassifierSpec,
+    "oracle": OracleSpec,
+}
 
 __all__ = [
     "NETWORKS",
@@ -21,6 +27,8 @@ __all__ = [
     "MlpEncoder",
     "MlpSpec",
     "NetworkSpec",
+    "OraclePredictor",
+    "OracleSpec",
     "Unet",
     "UnetEncoder",
     "UnetSpec",

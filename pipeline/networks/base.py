@@ -8,10 +8,11 @@ from math import prod
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import ConfigError, Spec
 from pipeline.networks.dropout import name_dropouts
+from pipeline.networks.embeddings import Reading
 
 
 class NetworkSpec(Spec):
@@ -28,10 +29,8 @@ class NetworkSpec(Spec):
     """Whether there are weights to train; without, a system takes no training and no `model` input."""
 
     @abstractmethod
-    def module(
-        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
-    ) -> nn.Module:
-        """The untrained module, its weights drawn from torch's CPU generator; arguments as for `build`."""
+    def module(self, shape: tuple[int, ...], reading: Reading) -> nn.Module:
+        """The untrained module, its weights drawn from torch's CPU generator."""
 
     def encoder_module(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """The untrained encoder, its weights drawn from torch's CPU generator; arguments as for `encoder`."""
@@ -46,6 +45,8 @@ class NetworkSpec(Spec):
         seed: int = 0,
         num_times: int = 0,
         latent_dim: int | None = None,
+        has_map: bool = False,
+        band_order: Tensor | None = None,
     ) -> nn.Module:
         """The untrained module for data of `shape`; its weights are a function of `seed` alone.
 
@@ -56,6 +57,8 @@ class NetworkSpec(Spec):
             seed: of the initial weights. The generator's state outside this call is left as it was.
             num_times: 0: t is not read; 1: it is; 2: so is `cond.time_to` (None: t again).
             latent_dim: length of `cond.latent` (None there: zeros); None builds a network that reads none.
+            has_map: gamma is read as an image too, in the layout of the data: for noise levels of pixels.
+            band_order: `(dim,)`, components in the order in which neighbours share a band of noise features.
         """
         shape = tuple(int(size) for size in shape)
         if num_times not in (0, 1, 2):
@@ -63,7 +66,7 @@ class NetworkSpec(Spec):
         if dim is not None and dim != prod(shape):
             raise ConfigError(f"network: {dim} components do not fit data of shape {shape}")
         with _seeded(seed):
-            module = self.module(shape, num_classes, num_times=num_times, latent_dim=latent_dim)
+            module = self.module(shape, Reading(num_classes, num_times, latent_dim, has_map, band_order))
         name_dropouts(module)
         return module
 

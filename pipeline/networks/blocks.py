@@ -7,6 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from pipeline.networks.embeddings import Reading
+
 Resampling = Literal["none", "down", "up"]
 
 _HEAD_CHANNELS = 64
@@ -78,16 +80,7 @@ def attention_heads(channels: int) -> int:
 class BlockFamily(Protocol):
     """The layers of one kind of U-Net."""
 
-    def embedding(
-        self,
-        dim: int,
-        width: int,
-        *,
-        num_bands: int,
-        num_classes: int | None,
-        num_times: int,
-        latent_dim: int | None,
-    ) -> nn.Module:
+    def embedding(self, dim: int, width: int, *, num_bands: int, reading: Reading) -> nn.Module:
         """Module (gamma, t, cond | None) -> `(batch, width)`; with `num_bands` = 0 gamma is not read."""
         ...
 

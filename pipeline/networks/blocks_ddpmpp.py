@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.blocks import BlockPlan, attended, halved, heads, raised
 from pipeline.networks.dropout import KeyedDropout
-from pipeline.networks.embeddings import NoiseEmbedding
+from pipeline.networks.embeddings import NoiseEmbedding, Reading
 
 _HALF = math.sqrt(0.5)
 
@@ -78,19 +78,8 @@ class DdpmppBlock(nn.Module):
 class DdpmppFamily:
     """See `BlockFamily`."""
 
-    def embedding(
-        self,
-        dim: int,
-        width: int,
-        *,
-        num_bands: int,
-        num_classes: int | None,
-        num_times: int,
-        latent_dim: int | None,
-    ) -> nn.Module:
-        return NoiseEmbedding(
-            dim, width, num_bands=num_bands, num_classes=num_classes, num_times=num_times, latent_dim=latent_dim
-        )
+    def embedding(self, dim: int, width: int, *, num_bands: int, reading: Reading) -> nn.Module:
+        return NoiseEmbedding(dim, width, num_bands=num_bands, reading=reading)
 
     def modulation(self, width: int, num_outputs: int) -> nn.Module:
         return nn.Linear(width, num_outputs)

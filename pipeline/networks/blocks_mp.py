@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks.blocks import BlockPlan, attended, halved, heads, raised
 from pipeline.networks.dropout import KeyedDropout
-from pipeline.networks.embeddings import LevelFeatures, class_rows, latent_code
+from pipeline.networks.embeddings import LevelFeatures, Reading, class_rows, latent_code
 from pipeline.networks.magnitude import UnitConv, UnitLinear, mp_concatenation, mp_silu, mp_sum, unit_magnitude
 
 _RESIDUAL_WEIGHT = 0.3
@@ -21,18 +21,10 @@ _LIMIT = 256.0
 class MpEmbedding(nn.Module):
     """Level features, class vector and latent code: (gamma, t, cond) -> `(batch, width)` of unit magnitude."""
 
-    def __init__(
-        self,
-        dim: int,
-        width: int,
-        *,
-        num_bands: int,
-        num_classes: int | None,
-        num_times: int = 0,
-        latent_dim: int | None = None,
-    ) -> None:
+    def __init__(self, dim: int, width: int, *, num_bands: int, reading: Reading) -> None:
         super().__init__()
-        self.features = LevelFeatures(dim, num_bands, num_times)
+        num_classes, latent_dim = reading.num_classes, reading.latent_dim
+        self.features = LevelFeatures(dim, num_bands, reading)
         self.noise = UnitLinear(self.features.num_features, width)
         self.num_classes = num_classes
         self.classes = None if num_classes is None else UnitLinear(num_classes + 1, width)
@@ -132,19 +124,8 @@ class MpOutput(nn.Module):
 class MpFamily:
     """See `BlockFamily`."""
 
-    def embedding(
-        self,
-        dim: int,
-        width: int,
-        *,
-        num_bands: int,
-        num_classes: int | None,
-        num_times: int,
-        latent_dim: int | None,
-    ) -> nn.Module:
-        return MpEmbedding(
-            dim, width, num_bands=num_bands, num_classes=num_classes, num_times=num_times, latent_dim=latent_dim
-        )
+    def embedding(self, dim: int, width: int, *, num_bands: int, reading: Reading) -> nn.Module:
+        return MpEmbedding(dim, width, num_bands=num_bands, reading=reading)
 
     def modulation(self, width: int, num_outputs: int) -> nn.Module:
         return UnitLinear(width, num_outputs)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pipeline.config import ConfigError
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks.base import NetworkSpec
+from pipeline.networks.embeddings import Reading
 
 _FINAL_SIZE = 4
 
@@ -19,10 +20,9 @@ class ClassifierSpec(NetworkSpec):
     width: PositiveInt = 32
     features: PositiveInt = 64
 
-    def module(
-        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
-    ) -> "Classifier":
-        if num_times or latent_dim is not None:
+    def module(self, shape: tuple[int, ...], reading: Reading) -> "Classifier":
+        num_classes = reading.num_classes
+        if reading.num_times or reading.latent_dim is not None:
             raise ConfigError("network: a classifier reads neither times nor latent codes; use unet or mlp")
         if num_classes is None or num_classes < 2:
             raise ConfigError("network: a classifier needs a data set with at least two classes")

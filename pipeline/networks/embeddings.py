@@ -1,6 +1,7 @@
 """Noise level, times, class and latent code of a network call as vectors."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from pipeline.diffusion.predictor import Condition
 GAMMA_LIMIT = 32.0
 """|gamma| beyond which levels are no longer told apart; sigmoid(-32) = 1e-14."""
 
+_MAP_SCALE = 10.0
+
 _WAVELENGTHS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """In units of gamma; the longest is monotone over the whole clamped range."""
 
@@ -17,17 +20,37 @@ _OCTAVES = range(-2, 8)
 """Periods 4, 2, 1, ... 1/128 of time: the longest tells 0 from 1, the shortest neighbours among 400 levels."""
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a network reads besides its input and the noise level.
+
+    Attributes:
+        num_classes: classes to condition on; None: unconditional.
+        num_times: 0: t is not read; 1: it is; 2: so is `cond.time_to`.
+        latent_dim: length of `cond.latent`; None: there is no code.
+        has_map: whether gamma is also read as an image in the layout of the data (components that are pixels).
+        band_order: `(dim,)` components in the order in which neighbours share a band; None: as they come.
+    """
+
+    num_classes: int | None = None
+    num_times: int = 0
+    latent_dim: int | None = None
+    has_map: bool = False
+    band_order: Tensor | None = None
+
+
 class NoiseFeatures(nn.Module):
     """Fourier features of the mean of gamma over `num_bands` bands of neighbouring components.
 
-    Bands are runs of (nearly) equal length in the components' order. A scalar gamma is the same in every band. Each
-    feature has mean square 1 over gamma.
+    Bands are runs of (nearly) equal length in the components' order, or in `order` `(dim,)`. A scalar gamma is the same
+    in every band. Each feature has mean square 1 over gamma.
     """
 
-    def __init__(self, dim: int, num_bands: int) -> None:
+    def __init__(self, dim: int, num_bands: int, order: Tensor | None = None) -> None:
         super().__init__()
         self.num_bands = min(num_bands, dim)
-        band = torch.arange(dim) * self.num_bands // dim
+        place = torch.arange(dim) if order is None else torch.argsort(order)
+        band = place * self.num_bands // dim
         averages = torch.zeros(dim, self.num_bands)
         averages[torch.arange(dim), band] = 1.0
         self.averages: Tensor
@@ -78,16 +101,16 @@ def sinusoids(t: Tensor, frequencies: Tensor) -> Tensor:
 class LevelFeatures(nn.Module):
     """What tells a network how far its input is degraded: noise features, and those of up to two times.
 
-    With `num_bands` = 0 gamma is not read, with `num_times` = 0 neither is t.
+    With `num_bands` = 0 gamma is not read, with `reading.num_times` = 0 neither is t.
     """
 
-    def __init__(self, dim: int, num_bands: int, num_times: int) -> None:
+    def __init__(self, dim: int, num_bands: int, reading: Reading) -> None:
         super().__init__()
-        self.noise = NoiseFeatures(dim, num_bands) if num_bands else None
-        self.times = TimeFeatures() if num_times else None
-        self.num_times = num_times
+        self.noise = NoiseFeatures(dim, num_bands, reading.band_order) if num_bands else None
+        self.times = TimeFeatures() if reading.num_times else None
+        self.num_times = reading.num_times
         num_noise = 0 if self.noise is None else self.noise.num_features
-        self.num_features = num_noise + num_times * TimeFeatures.num_features
+        self.num_features = num_noise + self.num_times * TimeFeatures.num_features
 
     def forward(self, gamma: Tensor, t: Tensor, time_to: Tensor | None) -> Tensor:
         """gamma `(batch, 1 | dim)`, t and time_to `(batch,)` -> `(batch, num_features)`; time_to None means t."""
@@ -96,6 +119,11 @@ class LevelFeatures(nn.Module):
             times = (t, t if time_to is None else time_to.to(t.device))
             parts += [self.times(time) for time in times[: self.num_times]]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def noise_map(gamma: Tensor, like: Tensor) -> Tensor:
+    """gamma `(batch, 1 | dim)` at the places of `like` `(batch, dim)`, divided down to about unit size."""
+    return (gamma.clamp(-GAMMA_LIMIT, GAMMA_LIMIT) / _MAP_SCALE).expand_as(like).to(like.dtype)
 
 
 def class_rows(label: Tensor | None, num_classes: int, batch: int, device: torch.device) -> Tensor:
@@ -120,18 +148,10 @@ class NoiseEmbedding(nn.Module):
     six linear ones without a non-linearity between them are one.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        width: int,
-        *,
-        num_bands: int,
-        num_classes: int | None,
-        num_times: int = 0,
-        latent_dim: int | None = None,
-    ) -> None:
+    def __init__(self, dim: int, width: int, *, num_bands: int, reading: Reading) -> None:
         super().__init__()
-        self.features = LevelFeatures(dim, num_bands, num_times)
+        num_classes, latent_dim = reading.num_classes, reading.latent_dim
+        self.features = LevelFeatures(dim, num_bands, reading)
         self.layers = nn.Sequential(nn.Linear(self.features.num_features, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, width)
         self.latent_dim = latent_dim

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.predictor import Condition
 from pipeline.networks.blocks import BlockFamily, descent
 from pipeline.networks.blocks_mlp import MlpBlock
-from pipeline.networks.embeddings import NoiseEmbedding
+from pipeline.networks.embeddings import NoiseEmbedding, Reading
 
 _LOG_VARIANCE_SCALE = 0.01
 """Of the initial weights, so that codes start with about unit variance whatever the features are."""
@@ -53,9 +53,7 @@ class UnetEncoder(nn.Module):
         plans = descent(widths, height, num_blocks=num_blocks, attention_resolutions=attention_resolutions, dropout=0.0)
         self._modulation_sizes = [family.modulation_size(plan) for plan in plans]
         embedding_width = _EMBEDDING_MULTIPLIER * widths[0]
-        self.embedding = family.embedding(
-            prod(shape), embedding_width, num_bands=0, num_classes=None, num_times=2, latent_dim=None
-        )
+        self.embedding = family.embedding(prod(shape), embedding_width, num_bands=0, reading=Reading(num_times=2))
         self.modulation = family.modulation(embedding_width, sum(self._modulation_sizes))
         self.input = family.input(2 * channels, widths[0])
         self.encoder = nn.ModuleList(family.block(plan) for plan in plans)
@@ -83,7 +81,7 @@ class MlpEncoder(nn.Module):
 
     def __init__(self, dim: int, latent_dim: int, *, width: int, depth: int) -> None:
         super().__init__()
-        self.embedding = NoiseEmbedding(dim, width, num_bands=0, num_classes=None, num_times=2)
+        self.embedding = NoiseEmbedding(dim, width, num_bands=0, reading=Reading(num_times=2))
         self.modulation = nn.Linear(width, depth * 2 * width)
         self.input = nn.Linear(2 * dim, width)
         self.blocks = nn.ModuleList(MlpBlock(width, 0.0) for _ in range(depth))

@@ -3,6 +3,7 @@
 from math import ceil, prod
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from pipeline.networks.base import NetworkSpec, with_preset
 from pipeline.networks.blocks import BlockFamily, BlockPlan, Resampling, attention_heads, descent
 from pipeline.networks.blocks_ddpmpp import DdpmppFamily
 from pipeline.networks.blocks_mp import MpFamily
+from pipeline.networks.embeddings import Reading, noise_map
 from pipeline.networks.encoder import UnetEncoder
 
 FAMILIES: dict[str, BlockFamily] = {"ddpmpp": DdpmppFamily(), "mp": MpFamily()}
@@ -54,11 +56,9 @@ class UnetSpec(NetworkSpec):
     def _fill_preset(cls, data: Any) -> Any:
         return with_preset(data, PRESETS)
 
-    def module(
-        self, shape: tuple[int, ...], num_classes: int | None, *, num_times: int = 0, latent_dim: int | None = None
-    ) -> "Unet":
+    def module(self, shape: tuple[int, ...], reading: Reading) -> "Unet":
         _check_image(shape)
-        return Unet(shape, num_classes, spec=self, num_times=num_times, latent_dim=latent_dim)
+        return Unet(shape, self, reading)
 
     def encoder_module(self, shape: tuple[int, ...], latent_dim: int) -> UnetEncoder:
         """The way down of this U-Net with half the channels: base / 2 and multipliers floor((m + 1) / 2), as in VCD."""
@@ -85,15 +85,7 @@ class Unet(nn.Module):
     The skeleton is that of Karras 2022 (SongUNet, DDPM++): `num_blocks` per resolution down, `num_blocks` + 1 up.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        num_classes: int | None,
-        *,
-        spec: UnetSpec,
-        num_times: int = 0,
-        latent_dim: int | None = None,
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: UnetSpec, reading: Reading) -> None:
         super().__init__()
         channels, height, _ = shape
         widths = [spec.base_channels * multiplier for multiplier in spec.channel_multipliers]
@@ -142,15 +134,11 @@ class Unet(nn.Module):
         self._modulation_sizes = [self.family.modulation_size(item) for item in (*encoder, *decoder)]
         embedding_width = _EMBEDDING_MULTIPLIER * spec.base_channels
         self.embedding = self.family.embedding(
-            prod(shape),
-            embedding_width,
-            num_bands=spec.num_noise_bands,
-            num_classes=num_classes,
-            num_times=num_times,
-            latent_dim=latent_dim,
+            prod(shape), embedding_width, num_bands=spec.num_noise_bands, reading=reading
         )
         self.modulation = self.family.modulation(embedding_width, sum(self._modulation_sizes))
-        self.input = self.family.input(channels, widths[0])
+        self.has_map = reading.has_map
+        self.input = self.family.input(channels + reading.has_map, widths[0])
         self.encoder = nn.ModuleList(self.family.block(item) for item in encoder)
         self.decoder = nn.ModuleList(self.family.block(item) for item in decoder)
         self.output = self.family.output(width, channels)
@@ -159,6 +147,9 @@ class Unet(nn.Module):
         """x `(batch, C, H, W)`, gamma `(batch, 1 | dim)` -> `(batch, C, H, W)`; see `NetworkSpec`."""
         embedding = self.embedding(gamma, t, cond)
         modulations = iter(self.modulation(embedding).split(self._modulation_sizes, dim=1))
+        if self.has_map:
+            levels = noise_map(gamma, x.flatten(1)).unflatten(1, x.shape[1:])
+            x = torch.cat([x, levels.mean(1, keepdim=True)], dim=1)
         hidden = self.input(x)
         skips = [hidden]
         sizes: list[tuple[int, int]] = []
