@@ -86,13 +86,13 @@ def ode_log_likelihood(
         indices: example indices, the keys of the probes; 0 .. batch-1 by default.
         cond: condition of every evaluation.
     """
-    own = _diagonal(process)
+    own = diagonal_process(process)
     process = own.variance_preserving()
     predictor = predictor if process is own else _rescaled(predictor, own, process)
     path = likelihood_path(process, spec.steps)
     scale = process.scale.to(x.device)
     first, last = (_size(own, t).to(x.device) for t in (0.0, 1.0))
-    start = _row_by_row(process.to_components, x.to(torch.float64)) / (scale * first)
+    start = row_by_row(process.to_components, x.to(torch.float64)) / (scale * first)
     if probe is not None:
         probes = probe.to(device=x.device, dtype=torch.float64)
         probes = probes[None] if probes.ndim == 2 else probes
@@ -127,7 +127,7 @@ def ode_log_likelihood(
         prior=prior,
         divergence=divergence,
         log_scale=log_scale,
-        x_T=_row_by_row(process.to_data, components * last),
+        x_T=row_by_row(process.to_data, components * last),
         bits_per_dim=bits_per_dim,
         nfe=len(path) * (4 if spec.solver == "rk4" else 2),
     )
@@ -150,7 +150,12 @@ def _heun(derivative: Derivative, w: Tensor, step: PathStep) -> tuple[Tensor, Te
     return w + 0.5 * h * (k1 + k2), 0.5 * h * (d1 + d2)
 
 
-def _diagonal(process: Process) -> SpectralProcess:
+def diagonal_process(process: Process) -> SpectralProcess:
+    """The process, if it has a density.
+
+    Raises:
+        ConfigError: it is not diagonal in any basis.
+    """
     if not isinstance(process, SpectralProcess):
         raise ConfigError("a degradation that is not diagonal has no density and no ODE")
     return process
@@ -178,6 +183,6 @@ def _rescaled(predictor: Denoiser, own: SpectralProcess, preserving: SpectralPro
     return predict
 
 
-def _row_by_row(transform: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def row_by_row(transform: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """`transform` applied to one example at a time: matrix products of a batch round differently with its size."""
     return torch.cat([transform(rows[i : i + 1]) for i in range(len(rows))])

@@ -66,7 +66,7 @@ def _angle_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
     angles = roots**2
     angles[0] = first
     middles = 0.5 * (angles[:-1] + angles[1:])
-    t = _times_of_angle(process, torch.cat((angles, middles)).clamp(min=MIN_ANGLE))
+    t = times_of_gamma(process, 2.0 * torch.log(torch.tan(torch.cat((angles, middles)).clamp(min=MIN_ANGLE))))
     if angles[0] > MIN_ANGLE:
         t[0] = 0.0
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -78,16 +78,16 @@ def _angle_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
     ]
 
 
-def _times_of_angle(process: SpectralProcess, angles: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
-    """Inverse of the schedule by bisection: the times at which atan(sigma/alpha) takes the values `angles`."""
-    target = 2.0 * torch.log(torch.tan(angles))
-    low, high = torch.zeros_like(angles), torch.ones_like(angles)
+def times_of_gamma(process: SpectralProcess, gamma: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+    """Inverse of a scalar schedule by bisection: the times at which it takes the noise levels `gamma`."""
+    target = gamma.reshape(-1)
+    low, high = torch.zeros_like(target), torch.ones_like(target)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         is_above = process.marginal(middle).gamma[:, 0] > target
         high = torch.where(is_above, middle, high)
         low = torch.where(is_above, low, middle)
-    return high
+    return high.reshape(gamma.shape)
 
 
 def _time_path(process: SpectralProcess, num_steps: int) -> list[PathStep]:
