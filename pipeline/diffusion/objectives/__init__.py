@@ -1,5 +1,6 @@
 """Objectives: what a training minimises."""
 
+from pipeline.diffusion.objectives.amortise import AmortiseSpec
 from pipeline.diffusion.objectives.base import (
     ENCODER,
     Batch,
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
 __all__ = [
     "ENCODER",
     "OBJECTIVES",
+    "AmortiseSpec",
     "Batch",
     "Classification",
     "ClassificationSpec",

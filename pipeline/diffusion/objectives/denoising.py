@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from pipeline.config import ConfigError, neutral
+from pipeline.diffusion.objectives.amortise import AmortiseSpec, check_family
 from pipeline.diffusion.objectives.base import Batch, Draws, Metrics, Objective, ObjectiveSpec, Phase, PhaseInputs
 from pipeline.diffusion.predictor import Condition, Precondition
 from pipeline.diffusion.processes import AnyMarginal, diagonal
@@ -27,6 +28,8 @@ class DenoisingSpec(ObjectiveSpec):
         t_min: smallest training time where gamma(0) is infinite (else 0); likelihood weights grow as 1 / t there.
         huber_delta: where Huber's penalty turns from quadratic to linear.
         label_dropout: share of examples whose label is hidden, for guidance without a classifier.
+        amortise: ranges of schedule parameters drawn per example; null trains for the one schedule of the process.
+            `uniform` does not weight the draws by gamma', `likelihood` does.
     """
 
     kind: Literal["denoising"] = "denoising"
@@ -35,6 +38,7 @@ class DenoisingSpec(ObjectiveSpec):
     t_min: float = Field(1e-5, gt=0.0, lt=1.0)
     huber_delta: PositiveFloat = 1.0
     label_dropout: float = neutral(0.0, ge=0.0, le=1.0)
+    amortise: AmortiseSpec | None = neutral(None)
 
     @model_validator(mode="after")
     def _bound_needs_squares(self) -> "DenoisingSpec":
@@ -57,6 +61,7 @@ class DenoisingInputs(PhaseInputs):
     c_0: Tensor
     eps: Tensor
     marginal: AnyMarginal
+    precondition: Precondition
 
 
 Penalty = Callable[[Tensor], Tensor]
@@ -71,6 +76,8 @@ class Denoising(Objective):
         self.spec = spec
         self.precondition = precondition
         self.process = diagonal(precondition.process)
+        if spec.amortise is not None:
+            check_family(self.process.schedule)
         starts_finite = bool(torch.isfinite(self.process.marginal(0.0).gamma).all())
         self.t_min = 0.0 if starts_finite else spec.t_min
         self._phase = Phase(optimiser=self.network, network=self.network, inputs=self.inputs, loss=self.loss)
@@ -82,17 +89,24 @@ class Denoising(Objective):
         """Corrupts the batch at low-discrepancy times in [t_min, 1)."""
         t = self.t_min + (1.0 - self.t_min) * draws.times("t")
         noise = draws.normal("eps", batch.x_0.shape[1:])
-        c_0 = self.process.to_components(batch.x_0)
-        eps = self.process.basis.to_components(noise)
-        marginal = self.process.marginal(t)
+        precondition = self.precondition
+        if self.spec.amortise is not None:
+            drawn = self.process.with_parameters(**self.spec.amortise.draw(draws))
+            precondition = Precondition(drawn, precondition.target)
+        process = diagonal(precondition.process)
+        c_0 = process.to_components(batch.x_0)
+        eps = process.basis.to_components(noise)
+        marginal = process.marginal(t)
         u_t = torch.addcmul(marginal.alpha.to(c_0) * c_0, marginal.sigma.to(c_0), eps).unsqueeze(1)
-        network = self.precondition.inputs(u_t, t, self._condition(batch, draws))
-        return DenoisingInputs(network=network, u_t=u_t, t=t, c_0=c_0, eps=eps, marginal=marginal)
+        network = precondition.inputs(u_t, t, self._condition(batch, draws))
+        return DenoisingInputs(
+            network=network, u_t=u_t, t=t, c_0=c_0, eps=eps, marginal=marginal, precondition=precondition
+        )
 
     def loss(self, inputs: PhaseInputs, output: Tensor) -> tuple[Float[Tensor, " batch"], Metrics]:
         """Loss per example, float32, and the plain eps error as metric `eps_mse`."""
         assert isinstance(inputs, DenoisingInputs)
-        prediction = self.precondition.prediction(inputs.u_t, inputs.t, output.float())
+        prediction = inputs.precondition.prediction(inputs.u_t, inputs.t, output.float())
         marginal = inputs.marginal
         error = prediction.value - self._truth(inputs)
         eps_error = self._eps_error(error, marginal)
