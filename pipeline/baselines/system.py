@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, model_validator
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,9 +14,9 @@ from pipeline.config import ConfigError, Spec, neutral, parse, union
 from pipeline.diffusion.objectives import OBJECTIVES
 from pipeline.diffusion.objectives.base import ENCODER, Objective
 from pipeline.diffusion.predictor import Precondition, Predictor
-from pipeline.diffusion.processes import PROCESSES, Process, build_process
+from pipeline.diffusion.processes import PROCESSES, Process, SpectralProcess, build_process
 from pipeline.diffusion.statistics import Statistics
-from pipeline.networks import NETWORKS
+from pipeline.networks import NETWORKS, OraclePredictor
 from pipeline.store import Artifact
 
 DENOISER = "network"
@@ -37,7 +37,10 @@ class StartSpec(Spec):
 
 
 class SystemSpec(Spec):
-    """What is trained. `process` is absent for networks that learn no reverse process (a classifier)."""
+    """What is trained. `process` is absent for networks that learn no reverse process (a classifier).
+
+    A network without weights (`oracle`) is the exact predictor of Gaussian data: nothing is trained.
+    """
 
     process: union(PROCESSES) | None
     prediction: Literal["eps", "x0", "v", "score", "x_prev"] = "eps"
@@ -46,10 +49,21 @@ class SystemSpec(Spec):
     class_conditional: bool = False
     start: StartSpec | None = neutral(None)  # where x_T comes from; null is the Gaussian prior of the process
 
+    @model_validator(mode="after")
+    def _untrained_is_exact(self) -> "SystemSpec":
+        schedule = getattr(self.process, "schedule", None)
+        has_answer = schedule is not None and not getattr(schedule, "is_degradation", False)
+        if not self.network.is_trained and (not has_answer or self.class_conditional):
+            raise ValueError(
+                f"network: {self.network.kind} is exact for Gaussian noise on data without classes; "
+                "a degradation, a classifier and class_conditional: true need a network that is trained"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class System:
-    """The built seams of one `SystemSpec` on one data set."""
+    """The built seams of one `SystemSpec` on one data set; `networks` is empty where nothing is trained."""
 
     spec: SystemSpec
     process: Process | None
@@ -83,6 +97,8 @@ def build_system(
     precondition = None if process is None else Precondition(process, checked.prediction)
     needs_classes = checked.class_conditional or process is None
     objective = checked.objective.build(precondition)
+    if not checked.network.is_trained:
+        return System(checked, process, precondition, {}, objective)
     num_latents: int | None = checked.objective.num_latents
     network = checked.network.build(
         shape,
@@ -91,11 +107,21 @@ def build_system(
         seed=seed,
         num_times=checked.objective.num_times if process is not None and process.is_degradation else 0,
         latent_dim=num_latents,
+        **_family_reading(checked, process),
     )
     networks: dict[str, nn.Module] = {DENOISER: network}
     if num_latents is not None:
         networks[ENCODER] = checked.network.encoder(shape, num_latents, seed=seed)
     return System(checked, process, precondition, networks, objective)
+
+
+def _family_reading(spec: SystemSpec, process: Process | None) -> dict[str, Any]:
+    """What a network that serves many schedules reads of gamma: bands by falling variance, and a map of pixel levels."""
+    if getattr(spec.objective, "amortise", None) is None or not isinstance(process, SpectralProcess):
+        return {}
+    assert process.variances is not None
+    order = torch.argsort(process.variances, descending=True, stable=True)
+    return {"band_order": order, "has_map": process.basis.name == "pixel"}
 
 
 def read_statistics(artifact: Artifact, basis: str) -> Statistics:
@@ -144,11 +170,18 @@ def system_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifac
 
 
 def load_predictor(
-    spec: SystemSpec, *, model: Artifact, dataset: Artifact, statistics: Artifact | None, device: str = "cpu"
+    spec: SystemSpec, *, model: Artifact | None, dataset: Artifact, statistics: Artifact | None, device: str = "cpu"
 ) -> Predictor:
-    """The predictor of a trained system, with the averaged (EMA) weights, in evaluation mode."""
+    """The predictor of a system: with the averaged (EMA) weights of `model`, in evaluation mode, or the exact one.
+
+    Raises:
+        ConfigError: an exact predictor without the statistics that it needs.
+    """
     system = system_for(spec, dataset.meta, statistics)
     assert system.process is not None
+    if not spec.network.is_trained:
+        return OraclePredictor(system.process, device=device)
+    assert model is not None
     network = _with_weights(system.networks[DENOISER], model, device)
     return Predictor(network, system.process, spec.prediction)
 

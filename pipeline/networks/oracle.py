@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,19 +33,20 @@ class OraclePredictor(Predictor):
 
     Args:
         process: a forward process with data statistics, diagonal in its basis.
+        device: where the moments are kept; states on another one are answered there, at the price of a copy.
 
     Raises:
         ConfigError: there are no statistics, or the process is a degradation, whose levels have no noise to predict.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, *, device: torch.device | str = "cpu") -> None:
         super().__init__(_zero, process, "eps")
         if process.variances is None:
             raise ConfigError(
-                "network: oracle predicts from the mean and variances of the data; this process has no statistics of "
-                "them in its basis, use basis pca, pixel, dct, haar or fourier"
+                "network: oracle predicts from the mean and the variances of the data; there are none in the basis of "
+                "this process, use basis pca, pixel, dct, haar or fourier"
             )
-        self.exact = oracles.gaussian(process, process.mean_components, process.variances)
+        self.exact = oracles.gaussian(process, process.mean_components.to(device), process.variances.to(device))
 
     def __call__(
         self, u_t: Float[Tensor, "batch J dim"], t: Tensor | float, cond: Condition | None = None
@@ -54,4 +56,4 @@ class OraclePredictor(Predictor):
 
 def _zero(x: Tensor, t: Tensor, gamma: Tensor, cond: Condition | None) -> Tensor:
     """The output that `Precondition` takes for the Gaussian optimum."""
-    return 0 * x
+    return torch.zeros_like(x)

@@ -81,3 +81,9 @@ class TrainTask(Spec):
     system: SystemSpec
     train: TrainSpec = TrainSpec()
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "TrainTask":
+        if not self.system.network.is_trained:
+            raise ValueError(f"network: {self.system.network.kind} is not trained; use mlp or unet to train one")
+        return self
