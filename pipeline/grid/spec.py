@@ -99,6 +99,7 @@ class EvaluateSpec(Spec):
     samplers: dict[str, tuple[SamplerSpec, ...]] = Field(default_factory=dict)
     metrics: tuple[Metric, ...] = Field(default=("fd_clf", "nll"), min_length=1)
     likelihood: union(LIKELIHOODS) = LIKELIHOODS["ode"]()
+    elbo: union({"elbo": LIKELIHOODS["elbo"]}) = LIKELIHOODS["elbo"]()
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
     feature_net: FeatureNetSpec = FeatureNetSpec()

@@ -16,7 +16,7 @@ from pipeline.diffusion.predictor import Condition, Predictor
 from pipeline.diffusion.processes import Terminal
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.diffusion.sampling import sample, time_grid
-from pipeline.sample.blocks import SampleBlock
+from pipeline.sample.blocks import SampleBlock, SamplerSpec
 from pipeline.sample.previews import preview
 from pipeline.shards import ShardWriter, read_split, split_index, to_levels
 from pipeline.shards.writer import SAMPLES_PER_BLOCK
@@ -110,14 +110,15 @@ def _drawn(
     assert not isinstance(spec.system, str)
     predictor = load_predictor(
         spec.system,
-        model=inputs["model"],
+        model=inputs.get("model"),
         dataset=inputs["dataset"],
         statistics=inputs.get("statistics"),
         device=spec.device,
     )
-    assert spec.sampler.steps is not None
-    kernel: Kernel = spec.sampler.kernel.build()
-    walk = _Walk(spec, predictor, kernel, terminal_of(predictor.process, spec.system.start, inputs))
+    sampler = spec.sampler.on(predictor.process)
+    assert sampler.steps is not None
+    kernel: Kernel = sampler.kernel.build()
+    walk = _Walk(spec, sampler, predictor, kernel, terminal_of(predictor.process, spec.system.start, inputs))
     images: list[np.ndarray] = []
     done = 0
     for rows, wanted in _batches(spec):
@@ -125,17 +126,18 @@ def _drawn(
         images.append(walk(rows.tolist(), label)[:wanted])
         done += wanted
         progress(done, spec.count)
-    nfe = kernel.nfe(spec.sampler.steps) + (spec.sampler.final == "denoise")
+    nfe = kernel.nfe(sampler.steps) + (sampler.final == "denoise")
     return np.concatenate(images), {"kind": "sampler", "nfe": nfe, "sampler": spec.sampler.identity()}
 
 
 class _Walk:
     """The reverse path of a batch of image indices; every draw is keyed (seed, index, step, name)."""
 
-    def __init__(self, spec: SampleBlock, predictor: Predictor, kernel: Kernel, terminal: Terminal) -> None:
-        assert spec.sampler is not None
+    def __init__(
+        self, spec: SampleBlock, sampler: SamplerSpec, predictor: Predictor, kernel: Kernel, terminal: Terminal
+    ) -> None:
         assert isinstance(spec.system, SystemSpec)
-        self.spec, self.sampler, self.predictor, self.kernel = spec, spec.sampler, predictor, kernel
+        self.spec, self.sampler, self.predictor, self.kernel = spec, sampler, predictor, kernel
         self.terminal = terminal
         self.num_latents: int | None = spec.system.objective.num_latents
         self.stream = NoiseStream(spec.seed)

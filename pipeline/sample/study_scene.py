@@ -68,10 +68,12 @@ class Scene:
             process = system_for(spec, dataset.meta, statistics).process
             assert process is not None
             return cls(spec, process, inputs, None, None, None, seed, device, batch)
-        predictor = load_predictor(spec, model=inputs["model"], dataset=dataset, statistics=statistics, device=device)
+        predictor = load_predictor(
+            spec, model=inputs.get("model"), dataset=dataset, statistics=statistics, device=device
+        )
         process = predictor.process
         terminal = terminal_of(process, spec.start, inputs)
-        return cls(spec, process, inputs, predictor, terminal, sampler.over(process.num_levels), seed, device, batch)
+        return cls(spec, process, inputs, predictor, terminal, sampler.on(process), seed, device, batch)
 
     @property
     def times(self) -> Tensor:
