@@ -84,7 +84,7 @@ def run(
 
     Returns:
         name, shape, num_classes, class_names, quantisation, samples_per_block, and for each split its count and
-        shards (name, samples, bytes, sha256).
+        shards (name, samples, bytes, sha256); `moments` (mean, variances) of a source that declares them.
 
     Raises:
         DataError: anything wrong with the source: which file, where, what to do.
@@ -102,6 +102,7 @@ def run(
         entries[job.split].append(entry)
         progress(done, len(jobs))
     _LOG.info("ingested dataset=%s num_shards=%d", spec.name, len(jobs))
+    declared = source.declared_moments
     return {
         "name": spec.name,
         "shape": list(source.shape),
@@ -113,6 +114,7 @@ def run(
             split: {"count": sum(entry.samples for entry in part), "shards": [entry.to_json() for entry in part]}
             for split, part in entries.items()
         },
+        **({} if declared is None else {"moments": declared.to_json()}),
     }
 
 

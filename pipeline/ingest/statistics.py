@@ -2,11 +2,12 @@
 
 All moments come from the training split, merged shard by shard. The variances hold the data's own resolution: the
 uniform dequantisation noise step^2 / 12 is added to them (step = 2 / q), which also keeps rank-deficient data positive.
+Points whose law is known (the data set's meta declares `moments`) have the moments of that law, exactly.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,8 @@ def run(
 
     The file holds, float64: `mean` (D,), `covariance` (D, D), `pca_components` (D, D) rows by falling variance, and
     `variances_<basis>` (D,) for pca, pixel, dct, haar and fourier; all variances with the floor. Without covariance
-    (D above the limit) those of pca are absent. `class_counts` is int64.
+    (D above the limit) those of pca are absent. `class_counts` is int64. Where the data set declares its moments, mean
+    and variances are those, to the last bit and without a floor; no shard is read.
 
     Args:
         spec: what to compute.
@@ -100,19 +102,14 @@ def run(
     if train.count < 2:
         raise DataError(f"data set {artifact.meta['name']}: {train.count} training samples; statistics need two")
     dim = math.prod(train.shape)
-    is_full = dim <= spec.covariance_limit
-    jobs = [job for index in (train, test) for job in _jobs(artifact, index, is_full=is_full)]
-    merged: dict[str, Moments] = {}
-    components: dict[str, ComponentMoments] = {}
-    progress(0, len(jobs))
     with threadpool_limits(limits=1):
-        for done, (job, result) in enumerate(zip(jobs, shard_map(shard_moments, jobs), strict=True), start=1):
-            split, (moments, parts) = job.index.split, result
-            merged[split] = merged[split].merged(moments) if split in merged else moments
-            for basis, part in parts.items():
-                components[basis] = components[basis].merged(part) if basis in components else part
-            progress(done, len(jobs))
-        arrays, meta = _summary(merged["train"], merged.get("test"), components, index=train)
+        if "moments" in artifact.meta:
+            arrays, meta = _declared(artifact.meta["moments"], index=train)
+        else:
+            is_full = dim <= spec.covariance_limit
+            jobs = [job for index in (train, test) for job in _jobs(artifact, index, is_full=is_full)]
+            merged, components = _merged(jobs, shard_map, progress)
+            arrays, meta = _summary(merged["train"], merged.get("test"), components, index=train)
     _write(attempt, arrays)
     _LOG.info("statistics dataset=%s dim=%d count=%d", artifact.meta["name"], dim, train.count)
     return {"count": train.count, "test_count": test.count, "dim": dim, **meta}
@@ -126,6 +123,48 @@ def _jobs(artifact: ShardFiles, index: SplitIndex, *, is_full: bool) -> list[Sta
         jobs.append(StatisticsJob(artifact, index, entry, first_index, is_full, bases))
         first_index += entry.samples
     return jobs
+
+
+def _merged(
+    jobs: list[StatisticsJob], shard_map: ShardMap, progress: Callable[[int, int], None]
+) -> tuple[dict[str, Moments], dict[str, ComponentMoments]]:
+    """Moments by split, and those of the components of each basis, merged in the order of the jobs."""
+    merged: dict[str, Moments] = {}
+    components: dict[str, ComponentMoments] = {}
+    progress(0, len(jobs))
+    for done, (job, result) in enumerate(zip(jobs, shard_map(shard_moments, jobs), strict=True), start=1):
+        split, (moments, parts) = job.index.split, result
+        merged[split] = merged[split].merged(moments) if split in merged else moments
+        for basis, part in parts.items():
+            components[basis] = components[basis].merged(part) if basis in components else part
+        progress(done, len(jobs))
+    return merged, components
+
+
+def _declared(
+    moments: Mapping[str, Sequence[float]], *, index: SplitIndex
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and meta of a known law with independent coordinates; its components are its sorted coordinates."""
+    mean, variances = (np.array(moments[name], np.float64) for name in ("mean", "variances"))
+    if not mean.shape == variances.shape == (math.prod(index.shape),) or not (variances > 0).all():
+        raise DataError("statistics: the declared mean and variances do not fit the samples, or are not positive")
+    covariance = np.diag(variances)
+    order = np.argsort(-variances, kind="stable")
+    arrays = {
+        "mean": mean,
+        "covariance": covariance,
+        "pca_components": np.eye(len(mean))[order],
+        "variances_pca": variances[order],
+        "variances_pixel": variances,
+    }
+    arrays |= {f"variances_{basis}": basis_variances(covariance, basis, index.shape) for basis in BASES[1:]}
+    entropy = gaussian_nll_bpd(variances, np.ones_like(variances), None)
+    return arrays, {
+        "floor": 0.0,
+        "bases": [*BASES, "pca"],
+        "gaussian_nll_bpd": entropy,
+        "gaussian_nll_train_bpd": entropy,
+    }
 
 
 def _summary(

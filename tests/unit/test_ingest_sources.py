@@ -14,7 +14,17 @@ from pipeline.config import ConfigError, DataError, parse, union
 from pipeline.ingest.sources import SOURCES
 from pipeline.ingest.sources.base import Samples
 from pipeline.shards.npy import encode_npy
-from tests.shard_cases import idx_files, png, random_images, source, tar_bytes, write_folder, write_tar, write_zip
+from tests.shard_cases import (
+    idx_files,
+    ingested,
+    png,
+    random_images,
+    source,
+    tar_bytes,
+    write_folder,
+    write_tar,
+    write_zip,
+)
 
 RGB = random_images(24, shape=(3, 6, 6))
 CLASSES = ("cat", "dog", "emu")
@@ -201,3 +211,34 @@ def test_a_mixture_of_the_wrong_sizes_says_so() -> None:
     tree = {"kind": "gaussian_mixture", "weights": [1.0, 1.0], "means": [[0.0]], "variances": [[1.0]]}
     with pytest.raises(ConfigError, match="2 weights need 2 rows"):
         parse(union(SOURCES), tree | {"name": "x"})
+
+
+def test_gaussian_points_have_the_declared_moments() -> None:
+    tree = {"kind": "gaussian", "variances": [4.0, 0.01], "mean": [1.0, -2.0], "num_train": 40000, "seed": 3}
+    samples = everything(tree)
+    assert samples.labels is None
+    assert samples.images.dtype == np.float32
+    np.testing.assert_allclose(samples.images.mean(axis=0), [1.0, -2.0], atol=0.04)
+    np.testing.assert_allclose(samples.images.var(axis=0), [4.0, 0.01], rtol=0.03)
+    declared = source(tree).opened().declared_moments
+    assert declared is not None
+    assert (declared.mean, declared.variances) == ((1.0, -2.0), (4.0, 0.01))
+
+
+def test_gaussian_splits_and_seeds_are_independent() -> None:
+    tree = {"kind": "gaussian", "variances": [1.0], "num_test": 8192}
+    draws = [everything(tree | {"seed": seed}, split).images[:, 0] for seed in (0, 1) for split in ("train", "test")]
+    assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.05
+    np.testing.assert_array_equal(everything(tree).images, everything(tree).images)
+
+
+def test_only_a_gaussian_declares_its_moments(tmp_path: Path) -> None:
+    gaussian = ingested({"kind": "gaussian", "variances": [1.0, 2.0], "mean": 0.5}, tmp_path / "a").meta
+    assert gaussian["moments"] == {"mean": [0.5, 0.5], "variances": [1.0, 2.0]}
+    tree = {"kind": "gaussian_mixture", "weights": [1.0], "means": [[0.0]], "variances": [[1.0]]}
+    assert "moments" not in ingested(tree, tmp_path / "b").meta
+
+
+def test_a_gaussian_of_the_wrong_sizes_says_so() -> None:
+    with pytest.raises(ConfigError, match="mean has 3 numbers, variances has 2"):
+        parse(union(SOURCES), {"kind": "gaussian", "variances": [1.0, 1.0], "mean": [0.0, 0.0, 0.0], "name": "x"})

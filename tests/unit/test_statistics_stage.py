@@ -144,6 +144,40 @@ def test_gaussian_nll_is_the_mean_over_dequantised_test_images(tmp_path: Path) -
     assert meta["gaussian_nll_bpd"] == pytest.approx(nats / (64 * math.log(2)) + math.log2(17 / 2), abs=2e-3)
 
 
+def declared(folder: Path, variances: list[float], **more: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Meta and arrays of the statistics of a Gaussian with these variances."""
+    artifact = ingested({"kind": "gaussian", "variances": variances, **more}, folder)
+    meta = statistics.run(StatisticsSpec(), {"dataset": artifact}, artifact, quiet)
+    with np.load(folder / "statistics.npz", allow_pickle=False) as arrays:
+        return meta, dict(arrays)
+
+
+def test_declared_moments_are_the_statistics_to_the_last_bit(tmp_path: Path) -> None:
+    variances, mean = [0.1, 3.7, 1e-7, 0.3], [0.5, -0.25, 0.1, 0.0]
+    meta, arrays = declared(tmp_path, variances, mean=mean, num_train=40, num_test=7)
+    assert arrays["variances_pixel"].tolist() == variances
+    assert arrays["variances_pca"].tolist() == sorted(variances, reverse=True)
+    assert arrays["pca_components"].tolist() == np.eye(4)[[1, 3, 0, 2]].tolist()
+    assert arrays["mean"].tolist() == mean
+    np.testing.assert_array_equal(arrays["covariance"], np.diag(variances))
+    assert (meta["count"], meta["test_count"], meta["floor"]) == (40, 7, 0.0)
+
+
+def test_variances_of_declared_moments_in_other_bases_have_their_sum(tmp_path: Path) -> None:
+    variances = [0.1, 3.7, 1e-7, 0.3]
+    _, arrays = declared(tmp_path, variances)
+    for basis in ("dct", "haar", "fourier"):
+        assert arrays[f"variances_{basis}"].sum() == pytest.approx(sum(variances), rel=1e-12)
+        assert arrays[f"variances_{basis}"].std() < np.std(variances)
+
+
+def test_the_likelihood_of_declared_moments_is_their_entropy(tmp_path: Path) -> None:
+    meta, _ = declared(tmp_path, [0.1, 3.7])
+    entropy = 0.5 * (math.log(2 * math.pi * math.e * 0.1) + math.log(2 * math.pi * math.e * 3.7))
+    assert meta["gaussian_nll_bpd"] == pytest.approx(entropy / 2 / math.log(2), rel=1e-12)
+    assert meta["gaussian_nll_train_bpd"] == meta["gaussian_nll_bpd"]
+
+
 def test_the_training_likelihood_is_the_entropy(tmp_path: Path) -> None:
     meta, arrays = run(tmp_path, images())
     _, log_det = np.linalg.slogdet(2 * math.pi * math.e * arrays["covariance"])

@@ -4,6 +4,7 @@ from pipeline.config import Spec
 from pipeline.ingest.sources.base import Samples, Source, SourceSpec, Split
 from pipeline.ingest.sources.cifar_binary import CifarBinarySpec
 from pipeline.ingest.sources.digits import DigitsSpec
+from pipeline.ingest.sources.gaussian import GaussianSpec
 from pipeline.ingest.sources.gaussian_mixture import GaussianMixtureSpec
 from pipeline.ingest.sources.idx import IdxSpec
 from pipeline.ingest.sources.image_folder import ImageFolderSpec
@@ -18,6 +19,7 @@ SOURCES: dict[str, type[Spec]] = {
     "image_folder": ImageFolderSpec,
     "parquet": ParquetSpec,
     "webdataset": WebdatasetSpec,
+    "gaussian": GaussianSpec,
     "gaussian_mixture": GaussianMixtureSpec,
 }
 

@@ -25,12 +25,25 @@ class Samples:
     labels: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class DeclaredMoments:
+    """Mean and variances of points whose law is known: independent coordinates, each `(D,)`."""
+
+    mean: tuple[float, ...]
+    variances: tuple[float, ...]
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"mean": list(self.mean), "variances": list(self.variances)}
+
+
 class Source(ABC):
     """Opened data: sizes are known, samples are decoded on demand, equal calls give equal samples."""
 
     shape: tuple[int, ...]
     quantisation: int | None
     class_names: tuple[str, ...] | None
+    declared_moments: DeclaredMoments | None = None
+    """Of the law that the samples are drawn from; None: statistics are those of the training samples."""
 
     @abstractmethod
     def count(self, split: Split) -> int:
@@ -86,6 +99,7 @@ class ArraySource(Source):
     quantisation: int | None
     class_names: tuple[str, ...] | None
     splits: dict[Split, Samples]
+    declared_moments: DeclaredMoments | None = None
 
     def count(self, split: Split) -> int:
         return len(self.splits[split].images) if split in self.splits else 0
