@@ -1,14 +1,16 @@
 """The tasks behind one row: data, statistics, training, sample blocks, features, likelihood blocks, result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.baselines.canonical import trained_system
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, parse
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
 from pipeline.evaluate.features import FeatureSpec, group_size
 from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason
+from pipeline.evaluate.moments import MomentsSpec, moments_method
 from pipeline.evaluate.result import ResultSpec
 from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
 from pipeline.grid.tasks import Task
@@ -19,6 +21,9 @@ from pipeline.sample.blocks import SamplerSpec, sample_blocks
 from pipeline.sample.study import OF_LATENTS, StudySpec
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
+
+FEATURE_METRICS = frozenset({"fd_clf", "kid", "precision_recall", "diversity"})
+"""Metrics that need the features of images."""
 
 REFERENCE_ROWS = 5000
 """Feature rows of the training split that are kept for kernel and neighbour metrics."""
@@ -95,20 +100,21 @@ def cell_tasks(
     data = {"dataset": dataset.key, "statistics": statistics.key}
     training = terminal = None
     inputs: dict[str, Key] = dict(data)
+    label = _short_system(system)
     if not is_control:
-        spec = TrainTask(system=system, train=experiment.train, seed=seed)
-        weight = float(experiment.train.steps * experiment.train.batch)
-        training = Task("train", spec, data, f"train {_short_system(system)} seed {seed}", weight)
-        inputs["model"] = training.key
+        if system.network.is_trained:
+            training = _training(system, experiment, data, seed)
+            inputs["model"] = training.key
         if system.start is not None and system.start.source == "fitted":
-            fit = TerminalFit(process=system.process)
-            terminal = Task("terminal", fit, data, f"terminal {_short_system(system)}")
+            terminal = Task("terminal", TerminalFit(process=system.process), data, f"terminal {label}")
             inputs["terminal"] = terminal.key
         sampler = canonical(sampler) if sampler is not None else None
     classifier, reference, net = _feature_net(evaluate, source, data)
+    reason = absent_reason(system)
+    moments = _moments(evaluate, system, sampler, seed) if "moments" in evaluate.metrics else None
     samples: list[Task] = []
     features: list[Task] = []
-    if reference is not None and net is not None:
+    if net is not None or (moments is not None and moments.method == "images"):
         blocks = sample_blocks(
             system,
             sampler,
@@ -118,26 +124,23 @@ def cell_tasks(
             batch_shape=min(evaluate.batch_images, evaluate.block_images),
         )
         for block in blocks:
-            label = f"{_short_system(system)} seed {seed} block {block.block}"
-            samples.append(Task("sample", block, inputs, f"sample {label}"))
-            feature_inputs = {"dataset": dataset.key, "images": samples[-1].key}
-            if classifier is not None:
-                feature_inputs["classifier"] = classifier.key
-            features.append(Task("features", net, feature_inputs, f"features {label}"))
-    likelihoods: list[Task] = []
-    reason = absent_reason(system)
+            name = f"{label} seed {seed} block {block.block}"
+            samples.append(Task("sample", block, inputs, f"sample {name}"))
+            if net is None or classifier is None:
+                continue
+            own = {"dataset": dataset.key, "images": samples[-1].key, "classifier": classifier.key}
+            features.append(Task("features", net, own, f"features {name}"))
+    scores: dict[str, list[Task]] = {"features": features}
     if "nll" in evaluate.metrics and reason is None:
-        for block in range(-(-evaluate.nll_images // evaluate.nll_block_images)):
-            size = evaluate.nll_block_images
-            spec = LikelihoodBlock(
-                system=system,
-                likelihood=None if is_control else evaluate.likelihood,
-                block=block,
-                block_size=size,
-                batch_shape=min(size, evaluate.batch_images),
-            )
-            likelihoods.append(Task("likelihood", spec, inputs, f"likelihood {_short_system(system)} block {block}"))
-    result = _result(evaluate, reference, features, likelihoods, reason, _short_system(system))
+        scores["likelihood"] = list(_likelihoods(evaluate, system, None if is_control else evaluate.likelihood, inputs))
+    if "elbo" in evaluate.metrics and _bound_reason(system) is None:
+        scores["elbo"] = list(_likelihoods(evaluate, system, evaluate.elbo, inputs))
+    if moments is not None:
+        blocks_of = {f"images.{index:06d}": task.key for index, task in enumerate(samples)}
+        own = {**inputs, **(blocks_of if moments.method == "images" else {})}
+        scores["moments"] = [Task("moments", moments, own, f"moments {label} seed {seed}")]
+    result = _result(evaluate, reference, scores, {"nll": reason, "elbo": _bound_reason(system)}, label)
+    likelihoods = [*scores.get("likelihood", []), *scores.get("elbo", []), *scores.get("moments", [])]
     return CellTasks(
         dataset,
         statistics,
@@ -153,11 +156,53 @@ def cell_tasks(
     )
 
 
+def _training(system: SystemSpec, experiment: ExperimentSpec, data: dict[str, Key], seed: int) -> Task:
+    """The training that serves a system: its own, or that of the box of schedules in which it lies."""
+    trained = trained_system(system)
+    weight = float(experiment.train.steps * experiment.train.batch)
+    spec = TrainTask(system=trained, train=experiment.train, seed=seed)
+    return Task("train", spec, data, f"train {_short_system(trained)} seed {seed}", weight)
+
+
+def _likelihoods(
+    evaluate: EvaluateSpec, system: SystemSpec | Any, likelihood: Any, inputs: dict[str, Key]
+) -> Iterator[Task]:
+    """The held-out images in blocks under one likelihood."""
+    size = evaluate.nll_block_images
+    for block in range(-(-evaluate.nll_images // size)):
+        spec = LikelihoodBlock(
+            system=system,
+            likelihood=likelihood,
+            block=block,
+            block_size=size,
+            batch_shape=min(size, evaluate.batch_images),
+        )
+        kind = "likelihood" if likelihood is None or likelihood.kind != "elbo" else "elbo"
+        yield Task("likelihood", spec, inputs, f"{kind} {_short_system(system)} block {block}")
+
+
+def _bound_reason(system: SystemSpec | Any) -> str | None:
+    """Why a row has no variational bound, in one sentence."""
+    if system == "gaussian":
+        return "the fitted Gaussian has a likelihood in closed form and needs no bound"
+    return absent_reason(system)
+
+
+def _moments(evaluate: EvaluateSpec, system: SystemSpec | Any, sampler: SamplerSpec | None, seed: int) -> MomentsSpec:
+    return MomentsSpec(
+        system=system,
+        sampler=sampler,
+        method=moments_method(system, sampler),
+        num_images=evaluate.num_images,
+        seed=seed,
+    )
+
+
 def _feature_net(
     evaluate: EvaluateSpec, source: Spec, data: dict[str, Key]
 ) -> tuple[Task | None, Task | None, FeatureSpec | None]:
     """The feature classifier's training, the reference features, and the specification of a block's features."""
-    if not set(evaluate.metrics) - {"nll"}:
+    if not FEATURE_METRICS & set(evaluate.metrics):
         return None, None, None
     name = str(getattr(source, "name", ""))
     system = evaluate.feature_net.system()
@@ -192,16 +237,18 @@ def _studies(
 def _result(
     evaluate: EvaluateSpec,
     reference: Task | None,
-    features: list[Task],
-    likelihoods: list[Task],
-    reason: str | None,
+    scores: Mapping[str, list[Task]],
+    reasons: Mapping[str, str | None],
     label: str,
 ) -> Task:
     inputs: dict[str, Key] = {} if reference is None else {"reference": reference.key}
-    inputs |= {f"features.{index:06d}": task.key for index, task in enumerate(features)}
-    inputs |= {f"likelihood.{index:06d}": task.key for index, task in enumerate(likelihoods)}
+    for name, tasks in scores.items():
+        if name == "moments":
+            inputs["moments"] = tasks[0].key
+        else:
+            inputs |= {f"{name}.{index:06d}": task.key for index, task in enumerate(tasks)}
     metrics = ["fd" if metric == "fd_clf" else metric for metric in evaluate.metrics]
-    absent = {"nll": reason} if reason is not None and "nll" in evaluate.metrics else {}
+    absent = {name: reason for name, reason in reasons.items() if reason is not None and name in evaluate.metrics}
     row = {"metrics": metrics, "num_images": evaluate.num_images, "absent": absent}
     spec = parse(ResultSpec, row, "evaluate")
     return Task("result", spec, inputs, f"result {label}")

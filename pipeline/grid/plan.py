@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from pipeline.baselines.canonical import canonical_system
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import ConfigError, DataError, Spec, parse, union
 from pipeline.diffusion.kernels import WALKS_LEVELS
@@ -181,7 +182,7 @@ class _System:
             return cls(experiment, None, (None,), None)
         tree = baseline.system(combination.axes)
         tree |= {"network": experiment.network, "class_conditional": experiment.class_conditional}
-        spec = parse(SystemSpec, tree, where)
+        spec = canonical_system(parse(SystemSpec, tree, where))
         num_levels = _num_levels(spec, pinned_source(experiment.dataset, root, pinned))
         samplers = grid.evaluate.samplers.get(baseline.name)
         if not samplers:
@@ -261,7 +262,8 @@ def sampler_name(sampler: SamplerSpec) -> str:
     usual_final = "state" if kernel.kind in WALKS_LEVELS else "denoise"
     settings = ((sampler.spacing, "uniform"), (sampler.final, usual_final), (sampler.latents, "image"))
     extra = [f"code-per-{value}" if value == "step" else value for value, usual in settings if value != usual]
-    return "-".join([f"{kernel.kind}{sampler.steps}", *changed, *extra])
+    length = sampler.steps if sampler.log_snr_step is None else f"-step{short(sampler.log_snr_step)}"
+    return "-".join([f"{kernel.kind}{length}", *changed, *extra])
 
 
 def _params(
@@ -269,17 +271,43 @@ def _params(
 ) -> dict[str, Any]:
     params: dict[str, Any] = {"baseline": combination.baseline.name}
     params |= {
-        name: value if isinstance(value, int | float) else short(value)
+        name: _shown(value)
         for name, value in combination.axes.items()
-        if name not in combination.idle and value is not None
+        if name not in combination.idle and value is not None and (name, value) != ("extrapolate", False)
     }
+    params |= _family_params(combination)
     if sampler is not None:
-        params |= {"sampler": sampler.kernel.kind, "steps": sampler.steps}
+        params |= {"sampler": sampler.kernel.kind}
+        params |= {"steps": sampler.steps} if sampler.log_snr_step is None else {"log_snr_step": sampler.log_snr_step}
         if "latent_dim" in combination.axes:
             params["latents"] = sampler.latents
     if combination.baseline.control is None:
-        params |= {name.replace("experiment.", ""): short(value) for name, value in combination.overrides.items()}
+        params |= {name.replace("experiment.", ""): _shown(value) for name, value in combination.overrides.items()}
     return {**params, "dataset": experiment.dataset.name, "seed": seed}
+
+
+def _shown(value: Any) -> Any:
+    """A value as a parameter: numbers stay numbers."""
+    return value if isinstance(value, int | float) else short(value)
+
+
+def _family_params(combination: Combination) -> dict[str, Any]:
+    """Of a softness: 1/a, and whether the network was trained for this schedule alone or for a box of them."""
+    axes = combination.axes
+    if "softness_a" not in axes or "softness_a" in combination.idle:
+        return {}
+    softness = {} if axes["softness_a"] == 0 else {"softness": 1.0 / axes["softness_a"]}
+    if axes["amortise"] is None:
+        return {**softness, "training": "per_cell"}
+    box = ",".join(f"{name}:{low:g}..{high:g}" for name, (low, high) in axes["amortise"].items())
+    return {**softness, "training": "amortised", "amortise": box}
+
+
+def _stated(name: str, value: Any) -> str:
+    """One axis in a row's name."""
+    if name == "amortise" and value is not None:
+        return ",".join(["amortised", *(f"{_PREFIXED[key]}{low:g}..{high:g}" for key, (low, high) in value.items())])
+    return f"{_PREFIXED.get(name, '')}{short(value)}"
 
 
 _PREFIXED = {
@@ -312,7 +340,7 @@ def _names(drafts: list[_Draft]) -> list[str]:
         combination = draft.combination
         stated = {**combination.given, **combination.overrides}
         parts = [combination.baseline.name]
-        parts += [f"{_PREFIXED.get(name, '')}{short(value)}" for name, value in stated.items()]
+        parts += [_stated(name, value) for name, value in stated.items()]
         if draft.sampler and len(samplers[combination.baseline.name]) > 1:
             parts.append(sampler_name(draft.sampler))
         if several_seeds:

@@ -17,6 +17,8 @@ from pipeline.train.status import read_status
 
 ALIASES = {"precision_recall": "precision", "fd": "fd_clf"}
 CURVE_POINTS = 500
+DERIVED = ("softness",)
+"""Parameters that repeat another one in other units: tracked, but no column of the table."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def table_columns(plan: Plan, *, limit: int = 8) -> list[str]:
     varying = [
         name
         for name in dict.fromkeys(name for cell in plan.cells for name in cell.params)
-        if len({str(cell.params.get(name)) for cell in plan.cells if name in cell.params}) > 1 or name == "baseline"
+        if name not in DERIVED
+        and (len({str(cell.params.get(name)) for cell in plan.cells if name in cell.params}) > 1 or name == "baseline")
     ]
     return [*metrics, *(f"params.{name}" for name in varying[:limit])]
 
