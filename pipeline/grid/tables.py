@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.evaluate.comparison import with_comparison
 from pipeline.grid.plan import Plan
-from pipeline.grid.records import finished_rows, primary_metric
+from pipeline.grid.records import DERIVED, finished_rows, primary_metric
 from pipeline.report.table import Table, result_table
 from pipeline.store import Store
 
@@ -35,7 +35,7 @@ def _varying(plan: Plan) -> set[str]:
                 by_baseline.setdefault(cell.params["baseline"], set()).add(str(cell.params[name]))
         differs_within = any(len(values) > 1 for values in by_baseline.values())
         differs_between = len(set().union(*by_baseline.values())) > 1 and name not in HIDDEN
-        if differs_within or differs_between:
+        if (differs_within or differs_between) and name not in DERIVED:
             chosen.add(name)
     return chosen
 
