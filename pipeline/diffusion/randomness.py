@@ -4,7 +4,9 @@ A row is an image index in sampling, a position in the global batch in training.
 key is a hash of seed and name, its counter starts at (0, 0, step, row), so rows never overlap and none is skipped over.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _WORD = (1 << 64) - 1
+_COUNTER_BYTES = 32
 
 
 class NoiseStream:
@@ -28,6 +31,7 @@ class NoiseStream:
         self._keys: dict[str, NDArray[np.uint64]] = {}
         self._bits: Any = np.random.Philox(key=0)  # its stubs know no assignment of plain states
         self._generator = np.random.Generator(self._bits)
+        self._memory = PhiloxMemory(self._bits) if writes_in_place() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (NoiseStream, (self.seed,))
@@ -78,12 +82,23 @@ class NoiseStream:
         indices = rows.tolist() if isinstance(rows, Tensor) else list(rows)
         drawn = np.float64 if dtype == torch.float64 else np.float32
         out = np.empty((len(indices), int(np.prod(tuple(shape), dtype=np.int64))), dtype=drawn)
+        counters = np.zeros((len(indices), 4), dtype=np.uint64)
+        counters[:, 2] = int(step) & _WORD
+        counters[:, 3] = [int(row) & _WORD for row in indices]
         state = _start(self._key(stream), step, 0)
-        counter = state["state"]["counter"]
-        for position, row in enumerate(indices):
-            counter[3] = int(row) & _WORD
-            self._bits.state = state  # copied by the setter
-            fill(dtype=drawn, out=out[position])
+        if self._memory is None:
+            for counter, target in zip(counters, out, strict=True):
+                state["state"]["counter"] = counter
+                self._bits.state = state  # copied by the setter
+                fill(None, drawn, target)
+        else:
+            self._bits.state = state  # the key
+            counter, flags, starts = self._memory.counter, self._memory.flags, counters.tobytes()
+            for first, target in zip(range(0, len(starts), _COUNTER_BYTES), out, strict=True):
+                counter[:] = starts[first : first + _COUNTER_BYTES]
+                flags.buffer_pos = 4
+                flags.has_uint32 = 0
+                fill(None, drawn, target)
         return torch.from_numpy(out).reshape(len(indices), *shape).to(dtype)
 
     def _key(self, stream: str) -> NDArray[np.uint64]:
@@ -91,6 +106,57 @@ class NoiseStream:
             digest = blake2b(f"{self.seed}/{stream}".encode(), digest_size=16).digest()
             self._keys[stream] = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
         return self._keys[stream]
+
+
+class _PhiloxState(ctypes.Structure):
+    """`struct s_philox4x64_state` of numpy (random/src/philox/philox.h), the same since 1.17."""
+
+    _fields_ = (
+        ("counter", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("buffer_pos", ctypes.c_int),
+        ("buffer", ctypes.c_uint64 * 4),
+        ("has_uint32", ctypes.c_int),
+        ("uinteger", ctypes.c_uint32),
+    )
+
+
+class PhiloxMemory:
+    """Where a Philox keeps its state: numpy's setter takes as long as 60 draws, writing the counter a third of that.
+
+    Attributes:
+        counter: its `_COUNTER_BYTES` bytes.
+        flags: a row starts with `buffer_pos` = 4 and `has_uint32` = 0, which is: nothing is left from before.
+    """
+
+    def __init__(self, bits: Any) -> None:
+        self._bits = bits  # owns the memory
+        self.flags: Any = _PhiloxState.from_address(bits.ctypes.state_address)
+        self.counter = memoryview((ctypes.c_char * _COUNTER_BYTES).from_address(self.flags.counter)).cast("B")
+
+
+@cache
+def writes_in_place() -> bool:
+    """Whether this numpy keeps the state of Philox as `_PhiloxState` says; if not, its setter is used.
+
+    What numpy shows of a state with every field in use is compared before anything is written, and draws after it.
+    """
+    bits: Any = np.random.Philox(key=[3, 5], counter=[7, 11, 13, 17])
+    generator = np.random.Generator(bits)
+    generator.random(dtype=np.float32)  # leaves half a word and three words in the buffers
+    shown, found = bits.state, _PhiloxState.from_address(bits.ctypes.state_address)
+    buffers = (found.buffer_pos, list(found.buffer), found.has_uint32, found.uinteger)
+    if buffers != (shown["buffer_pos"], shown["buffer"].tolist(), shown["has_uint32"], shown["uinteger"]):
+        return False
+    words = ((found.counter, shown["state"]["counter"]), (found.key, shown["state"]["key"]))
+    if any(list((ctypes.c_uint64 * len(value)).from_address(at)) != value.tolist() for at, value in words):
+        return False
+    memory, start = PhiloxMemory(bits), _start(shown["state"]["key"], 2, 9)
+    memory.counter[:] = start["state"]["counter"].tobytes()
+    memory.flags.buffer_pos, memory.flags.has_uint32 = 4, 0
+    written = generator.standard_normal(9, np.float32)
+    bits.state = start
+    return bool((written == generator.standard_normal(9, np.float32)).all())
 
 
 def _start(key: NDArray[np.uint64], step: int, row: int) -> dict[str, Any]:

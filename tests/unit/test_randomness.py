@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from pipeline.diffusion.randomness import NoiseStream
+from pipeline.diffusion import randomness
+from pipeline.diffusion.randomness import NoiseStream, writes_in_place
 
 FIRST_DRAWS = [[0.2673778851163485, 0.08177305166840321], [0.3903178160471188, 0.6634012409244051]]
 
@@ -116,6 +117,21 @@ def test_first_draws_of_a_published_seed_stay_the_same() -> None:
     found = NoiseStream(0).uniform([0, 1], 0, "eps", (2,), torch.float64)
     expected = torch.tensor(FIRST_DRAWS, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_rows_are_started_in_place_with_this_numpy() -> None:
+    assert writes_in_place()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_through_the_setter_of_numpy_the_bits_are_the_same(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [3, 0, 2**63 + 1, 7, -1]
+    in_place = getattr(NoiseStream(5), kind)(rows, 4, "eps", (3,), dtype)
+    monkeypatch.setattr(randomness, "writes_in_place", lambda: False)
+    assert torch.equal(getattr(NoiseStream(5), kind)(rows, 4, "eps", (3,), dtype), in_place)
 
 
 def test_a_row_costs_microseconds() -> None:
