@@ -14,9 +14,17 @@ from pipeline.baselines.start import terminal_of
 from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
 from pipeline.config import ConfigError, Spec, runtime, union
-from pipeline.diffusion.likelihoods import LIKELIHOODS, IhdmBoundSpec, LevelBound, LogLikelihood, log_likelihood
+from pipeline.diffusion.likelihoods import (
+    LIKELIHOODS,
+    Elbo,
+    ElboSpec,
+    IhdmBoundSpec,
+    LevelBound,
+    LogLikelihood,
+    log_likelihood,
+)
 from pipeline.diffusion.predictor import Condition, Predictor
-from pipeline.diffusion.processes import Process
+from pipeline.diffusion.processes import Process, diagonal
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.evaluate.gaussian import gaussian_log_density
 from pipeline.shards import LabelledImages, dequantise, read_split
@@ -31,6 +39,9 @@ else:
     LikelihoodUnion = union(LIKELIHOODS)
 
 Progress = Callable[[int, int], None]
+
+BOUND_TERMS = ("diffusion", "prior_kl", "reconstruction")
+"""Terms of the ELBO, nats per image, that a block keeps beside the bound."""
 
 
 class LikelihoodBlock(Spec):
@@ -71,43 +82,76 @@ def absent_reason(system: SystemSpec | str) -> str | None:
     return None
 
 
+def elbo_absent_reason(system: SystemSpec | str) -> str | None:
+    """Why a system has no continuous bound, in one sentence; None where it has one."""
+    reason = absent_reason(system)
+    if reason is not None or not isinstance(system, SystemSpec):
+        return reason or "the density of the control row is known exactly and needs no bound"
+    assert system.process is not None
+    schedule = getattr(system.process, "schedule", None)
+    if getattr(schedule, "is_degradation", system.process.kind != "spectral"):
+        return "the levels of a degradation are discrete: their bound is no integral over time"
+    return None
+
+
 def run(
     spec: LikelihoodBlock, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
     """Write `likelihood.npz`: index (n,), nats (n,) and bits_per_dim (n,), or, without a density, its reason.
 
+    An ELBO adds its terms diffusion, prior_kl and reconstruction, (n,) nats each, -nats in sum.
+
     Args:
         spec: which system on which images.
-        inputs: `dataset`; `statistics`; for a trained system also `model`, and `terminal` where x_T is fitted.
+        inputs: `dataset`; `statistics`; for a trained system also `model` (an oracle has none), and `terminal` where
+            x_T is fitted.
         attempt: where the file goes.
         progress: called with images done and images in all.
 
     Returns:
-        Counts, evaluations per image and `absent`: None or the sentence why there is no density.
+        Counts, evaluations per image and `absent`: None or the sentence why there is no density. For an ELBO also
+        the draws it was made with, and what `noise_ends` says of the process.
     """
     spec = placed(spec)
     meta: dict[str, Any] = {"split": spec.split, "seed": spec.seed, "num_probes": 0, "nfe": 0, "count": 0}
-    reason = absent_reason(spec.system)
+    is_elbo = isinstance(spec.likelihood, ElboSpec)
+    reason = elbo_absent_reason(spec.system) if is_elbo else absent_reason(spec.system)
     if reason is not None:
         return {**meta, "absent": reason}
     first = spec.block * spec.block_size
     images = read_split(inputs["dataset"], spec.split).rows(slice(first, first + spec.block_size))
     with single_thread():
         if spec.system == "gaussian":
-            nats, nfe = _gaussian(spec, inputs, images), 0
+            nats, terms = _gaussian(spec, inputs, images), {}
         else:
-            nats, nfe = _flow(spec, inputs, images, progress)
-            assert spec.likelihood is not None
-            meta["num_probes"] = spec.likelihood.num_probes
+            nats, terms, measured = _scored(spec, inputs, images, progress)
+            meta |= measured
     if not np.isfinite(nats).all():
         raise RuntimeError(f"{int((~np.isfinite(nats)).sum())} of {len(nats)} log densities are not finite")
     dim = math.prod(images.images.shape[1:])
     quantisation: int | None = inputs["dataset"].meta["quantisation"]
     bits = -nats / (dim * math.log(2.0)) + (math.log2(quantisation / 2.0) if quantisation else 0.0)
-    np.savez(attempt.path("likelihood.npz"), index=images.index, nats=nats, bits_per_dim=bits)
+    np.savez(
+        attempt.path("likelihood.npz"), allow_pickle=False, index=images.index, nats=nats, bits_per_dim=bits, **terms
+    )
     progress(len(nats), len(nats))
     kind = None if spec.likelihood is None else spec.likelihood.kind
-    return {**meta, "nfe": nfe, "count": len(nats), "absent": None, "kind": kind}
+    return {**meta, "count": len(nats), "absent": None, "kind": kind}
+
+
+def noise_ends(process: Process) -> dict[str, float | None]:
+    """What the noise levels of a process span; None where one is infinite.
+
+    `delta_gamma`: largest gamma_i(1) - gamma_i(0); `log_snr_data`: smallest log SNR at t = 0; `log_snr_prior`: largest
+    log SNR at t = 1.
+    """
+    first, last = (diagonal(process).marginal(t) for t in (0.0, 1.0))
+    ends = {
+        "delta_gamma": float((last.gamma - first.gamma).max()),
+        "log_snr_data": float(first.log_snr.min()),
+        "log_snr_prior": float(last.log_snr.max()),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in ends.items()}
 
 
 def _batch(spec: LikelihoodBlock, images: LabelledImages, start: int, quantisation: int | None) -> torch.Tensor:
@@ -127,9 +171,10 @@ def _gaussian(spec: LikelihoodBlock, inputs: dict[str, Artifact], images: Labell
     return np.concatenate(nats) if nats else np.zeros(0)
 
 
-def _flow(
+def _scored(
     spec: LikelihoodBlock, inputs: dict[str, Artifact], images: LabelledImages, progress: Progress
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Nats (n,) of a trained system, the terms of a bound, and what belongs to the block's meta."""
     assert isinstance(spec.system, SystemSpec)
     assert spec.likelihood is not None
     quantisation: int | None = inputs["dataset"].meta["quantisation"]
@@ -139,7 +184,7 @@ def _flow(
         )
     predictor = load_predictor(
         spec.system,
-        model=inputs["model"],
+        model=inputs.get("model"),
         dataset=inputs["dataset"],
         statistics=inputs.get("statistics"),
         device=spec.device,
@@ -147,20 +192,26 @@ def _flow(
     process = predictor.process
     if isinstance(spec.likelihood, IhdmBoundSpec):
         process = replace(process, terminal=terminal_of(process, spec.system.start, inputs))
-    nats: list[np.ndarray] = []
+    names = ("total", *(BOUND_TERMS if isinstance(spec.likelihood, ElboSpec) else ()))
+    parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in names}
     nfe = 0
     for start in range(0, len(images), spec.batch_shape):
         x = _batch(spec, images, start, quantisation)
         terms = _terms(spec, process, predictor, x, images=images.rows(slice(start, start + spec.batch_shape)))
-        nats.append(terms.total[: len(x)].cpu().numpy())
+        for name in names:
+            parts[name].append(getattr(terms, name)[: len(x)].cpu().numpy())
         nfe = terms.nfe
         progress(min(start + spec.batch_shape, len(images)), len(images))
-    return (np.concatenate(nats) if nats else np.zeros(0)), nfe
+    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    if isinstance(spec.likelihood, ElboSpec):
+        draws = {"num_times": spec.likelihood.num_times, "noise_seed": spec.likelihood.seed}
+        return arrays.pop("total"), arrays, {"nfe": nfe, "dim": process.dim, **draws, **noise_ends(process)}
+    return arrays.pop("total"), arrays, {"nfe": nfe, "num_probes": spec.likelihood.num_probes}
 
 
 def _terms(
     spec: LikelihoodBlock, process: Process, predictor: Predictor, x: torch.Tensor, *, images: LabelledImages
-) -> LogLikelihood | LevelBound:
+) -> LogLikelihood | Elbo | LevelBound:
     """The batch is padded to `batch_shape`, so that no last bit depends on how many images are left."""
     assert isinstance(spec.system, SystemSpec)
     assert spec.likelihood is not None

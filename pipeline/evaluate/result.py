@@ -11,18 +11,26 @@ from pydantic import Field, PositiveInt
 
 from pipeline.baselines.threads import single_thread
 from pipeline.config import DataError, Spec
+from pipeline.evaluate import scores
 from pipeline.evaluate.diversity import Diversity, diversity_metrics
 from pipeline.evaluate.frechet import frechet_distance
 from pipeline.evaluate.jackknife import NUM_BLOCKS, Jackknife, jackknife
 from pipeline.evaluate.neighbours import kernel_distance, precision_recall
-from pipeline.evaluate.statistics import Array, FeatureStatistics, merged, unpacked
+from pipeline.evaluate.statistics import FeatureStatistics, merged, unpacked
 from pipeline.store import Artifact, Attempt
 
 STAGE = "result"
 STAGE_VERSION = 2
 
-Metric = Literal["fd", "kid", "precision_recall", "diversity", "nll"]
+Score = Literal["nll", "elbo"]
+Metric = Literal["fd", "kid", "precision_recall", "diversity", "nll", "elbo", "moments"]
 NEIGHBOURS = 3
+
+SCORES: dict[Score, str] = {"nll": "likelihood", "elbo": "elbo"}
+"""Metrics of single held-out images, and the inputs that hold them."""
+
+COLUMNS = {"nll": "nll_bpd", "elbo": "elbo_bpd", "moments": "w2"}
+"""Under which name the value of a metric, or the reason why it has none, stands in a row; others by their own."""
 
 
 class ResultSpec(Spec):
@@ -56,8 +64,8 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
 
     Args:
         spec: the row.
-        inputs: `reference` (features of the training split); `features.<k>` blocks; `likelihood.<k>` blocks. Their
-            order does not matter: blocks are merged by image index.
+        inputs: `reference` (features of the training split); `features.<k>` blocks; `likelihood.<k>` and `elbo.<k>`
+            blocks; `moments`. Their order does not matter: blocks are merged by image index.
         attempt: where the files go.
         progress: not used; the stage is one step.
 
@@ -66,7 +74,7 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
     """
     del progress
     metrics: dict[str, float] = {}
-    reasons = {"nll_bpd" if metric == "nll" else metric: reason for metric, reason in spec.absent.items()}
+    reasons = {COLUMNS.get(metric, metric): reason for metric, reason in spec.absent.items()}
     protocol: dict[str, Any] = {"num_images_asked": spec.num_images}
     arrays: dict[str, NDArray[Any]] = {}
     with single_thread():
@@ -82,8 +90,12 @@ def run(spec: ResultSpec, inputs: dict[str, Artifact], attempt: Attempt, progres
                 metrics, reasons = metrics | found[0], reasons | found[1]
                 protocol["diversity"] = found[2]
             _measure_features(spec, fake, reference, metrics=metrics, reasons=reasons, arrays=arrays)
-        if "nll" in spec.metrics and "nll" not in spec.absent:
-            _measure_likelihood(_named(inputs, "likelihood"), protocol, metrics=metrics, reasons=reasons, arrays=arrays)
+        for name, prefix in SCORES.items():
+            if name in spec.metrics and name not in spec.absent:
+                blocks = _named(inputs, prefix)
+                _measure_scores(name, blocks, protocol, metrics=metrics, reasons=reasons, arrays=arrays)
+        if "moments" in spec.metrics and "moments" not in spec.absent:
+            _measure_moments(inputs.get("moments"), protocol, metrics=metrics, reasons=reasons)
     assert all(np.isfinite(value) for value in metrics.values())
     row = {"metrics": metrics, "reasons": reasons, "protocol": protocol}
     attempt.path("result.json").write_text(json.dumps(row, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -205,7 +217,8 @@ def _with_error(name: str, knife: Jackknife) -> dict[str, float]:
     }
 
 
-def _measure_likelihood(
+def _measure_scores(
+    name: Score,
     blocks: Sequence[Artifact],
     protocol: dict[str, Any],
     *,
@@ -213,27 +226,27 @@ def _measure_likelihood(
     reasons: dict[str, str],
     arrays: dict[str, NDArray[Any]],
 ) -> None:
-    absent = [str(block.meta["absent"]) for block in blocks if block.meta["absent"]]
-    if absent or not blocks:
-        reasons["nll_bpd"] = absent[0] if absent else "no likelihood was asked for"
+    found = scores.joined(blocks)
+    if isinstance(found, str):
+        reasons[COLUMNS[name]] = found
         return
-    indices: list[NDArray[np.int64]] = []
-    values: list[Array] = []
-    for block in blocks:
-        with np.load(block.path("likelihood.npz"), allow_pickle=False) as stored:
-            indices.append(stored["index"])
-            values.append(stored["bits_per_dim"])
-    index, bits = np.concatenate(indices), np.concatenate(values)
-    if len(bits) < 2:
-        reasons["nll_bpd"] = f"a standard error needs at least two held-out images, there are {len(bits)}"
+    metrics |= found.summary(name)
+    arrays |= found.arrays(name)
+    if name == "nll":
+        protocol["nll"] = found.protocol("split", "seed", "num_probes", "nfe", "kind")
         return
-    order = np.argsort(index, kind="stable")
-    index, bits = index[order], bits[order]
-    if (index[1:] == index[:-1]).any():
-        raise DataError("likelihood blocks overlap: an image is counted twice")
-    metrics["nll_bpd"] = float(bits.mean())
-    metrics["nll_se"] = float(bits.std(ddof=1) / np.sqrt(len(bits)))
-    arrays["nll_index"], arrays["nll_bits_per_dim"] = index, bits
-    meta = blocks[0].meta
-    protocol["nll"] = {key: meta[key] for key in ("split", "seed", "num_probes", "nfe")} | {"num_images": len(bits)}
-    protocol["nll"]["kind"] = meta.get("kind")
+    measured, missing = scores.bound_metrics(found)
+    metrics |= measured
+    reasons |= missing
+    protocol["elbo"] = found.protocol("split", "seed", "noise_seed", "num_times", "log_snr_data", "log_snr_prior")
+
+
+def _measure_moments(
+    artifact: Artifact | None, protocol: dict[str, Any], *, metrics: dict[str, float], reasons: dict[str, str]
+) -> None:
+    """Squared 2-Wasserstein distance of the output's moments to the data's, from the moments stage."""
+    if artifact is None or artifact.meta.get("absent"):
+        reasons["w2"] = "no moments were asked for" if artifact is None else str(artifact.meta["absent"])
+        return
+    metrics["w2"] = float(artifact.meta["w2"])
+    protocol["moments"] = {key: artifact.meta[key] for key in ("method", "num_images")}
