@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec
-from pipeline.sample.blocks import SamplerSpec
 
 STAGE = "moments"
 STAGE_VERSION = 1
