@@ -146,8 +146,8 @@ def _noise(
     stream = NoiseStream(spec.seed)
     shape = tuple(process.shape)
     drawn = [stream.normal(rows, k, "elbo_noise", shape, torch.float64) for k in range(spec.num_times)]
-    noise = torch.stack(drawn).to(device)
-    return torch.stack([process.basis.to_components(noise[:, i]) for i in range(len(rows))], dim=1)
+    noise = torch.stack(drawn, dim=1).to(device)
+    return torch.stack([process.basis.to_components(noise[i]) for i in range(len(rows))], dim=1)
 
 
 def _variances(process: SpectralProcess) -> Float[Tensor, " dim"]:
