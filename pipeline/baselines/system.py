@@ -116,7 +116,7 @@ def build_system(
 
 
 def _family_reading(spec: SystemSpec, process: Process | None) -> dict[str, Any]:
-    """What a network that serves many schedules reads of gamma: bands by falling variance, and a map of pixel levels."""
+    """What a network of many schedules reads of gamma: bands by falling variance, and a map of pixel levels."""
     if getattr(spec.objective, "amortise", None) is None or not isinstance(process, SpectralProcess):
         return {}
     assert process.variances is not None
@@ -160,6 +160,14 @@ def _statistics_for(process: Spec, artifact: Artifact, shape: tuple[int, ...]) -
     return Statistics.from_moments(mean, covariance, basis, shape=shape, quantisation=None)
 
 
+def process_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None) -> Process:
+    """The forward process of a system alone, from artifact metadata; no network is built."""
+    assert spec.process is not None
+    shape = tuple(dataset["shape"])
+    data = None if statistics is None else _statistics_for(spec.process, statistics, shape)
+    return build_process(spec.process, shape, data)
+
+
 def system_for(spec: SystemSpec, dataset: Mapping[str, Any], statistics: Artifact | None, *, seed: int = 0) -> System:
     """Build a system from artifact metadata: `dataset` is the metadata of an ingest artifact."""
     shape, num_classes = tuple(dataset["shape"]), dataset["num_classes"]
@@ -177,10 +185,10 @@ def load_predictor(
     Raises:
         ConfigError: an exact predictor without the statistics that it needs.
     """
+    if not spec.network.is_trained:
+        return OraclePredictor(process_for(spec, dataset.meta, statistics), device=device)
     system = system_for(spec, dataset.meta, statistics)
     assert system.process is not None
-    if not spec.network.is_trained:
-        return OraclePredictor(system.process, device=device)
     assert model is not None
     network = _with_weights(system.networks[DENOISER], model, device)
     return Predictor(network, system.process, spec.prediction)
