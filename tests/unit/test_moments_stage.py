@@ -1,6 +1,5 @@
 """Moments of a sampler's output: exact where nothing is drawn, merged over blocks of images elsewhere."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
