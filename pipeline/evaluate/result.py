@@ -244,9 +244,11 @@ def _measure_scores(
 def _measure_moments(
     artifact: Artifact | None, protocol: dict[str, Any], *, metrics: dict[str, float], reasons: dict[str, str]
 ) -> None:
-    """Squared 2-Wasserstein distance of the output's moments to the data's, from the moments stage."""
+    """Squared 2-Wasserstein distance of the output's moments to the data's, from the moments stage; and evaluations."""
     if artifact is None or artifact.meta.get("absent"):
         reasons["w2"] = "no moments were asked for" if artifact is None else str(artifact.meta["absent"])
         return
     metrics["w2"] = float(artifact.meta["w2"])
+    if artifact.meta.get("nfe"):
+        metrics["nfe"] = float(artifact.meta["nfe"])
     protocol["moments"] = {key: artifact.meta[key] for key in ("method", "num_images")}
