@@ -5,7 +5,7 @@ without training again.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -47,7 +47,7 @@ class AmortiseSpec(Spec):
         sides = {"softness_a": self.softness_a, "ordering_r": self.ordering_r}
         return {name: bounds for name, bounds in sides.items() if bounds is not None}
 
-    def outside(self, point: Mapping[str, float]) -> str | None:
+    def outside(self, point: Mapping[str, Any]) -> str | None:
         """Which parameter of `point` lies outside the box, in one clause, or None."""
         for name, (low, high) in self.box.items():
             if not low - ROUNDING <= point[name] <= high + ROUNDING:
