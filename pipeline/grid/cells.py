@@ -18,7 +18,7 @@ from pipeline.ingest.sources import pin
 from pipeline.ingest.statistics import StatisticsSpec
 from pipeline.ingest.terminal import TerminalFit
 from pipeline.sample.blocks import SamplerSpec, sample_blocks
-from pipeline.sample.study import OF_LATENTS, StudySpec
+from pipeline.sample.study import StudySpec, applies
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
 
@@ -168,8 +168,9 @@ def _likelihoods(
     evaluate: EvaluateSpec, system: SystemSpec | Any, likelihood: Any, inputs: dict[str, Key]
 ) -> Iterator[Task]:
     """The held-out images in blocks under one likelihood."""
-    size = evaluate.nll_block_images
-    for block in range(-(-evaluate.nll_images // size)):
+    size, is_bound = evaluate.nll_block_images, likelihood is not None and likelihood.kind == "elbo"
+    count = evaluate.elbo_images if is_bound and evaluate.elbo_images is not None else evaluate.nll_images
+    for block in range(-(-count // size)):
         spec = LikelihoodBlock(
             system=system,
             likelihood=likelihood,
@@ -177,8 +178,9 @@ def _likelihoods(
             block_size=size,
             batch_shape=min(size, evaluate.batch_images),
         )
-        kind = "likelihood" if likelihood is None or likelihood.kind != "elbo" else "elbo"
-        yield Task("likelihood", spec, inputs, f"{kind} {_short_system(system)} block {block}")
+        yield Task(
+            "likelihood", spec, inputs, f"{'elbo' if is_bound else 'likelihood'} {_short_system(system)} block {block}"
+        )
 
 
 def _bound_reason(system: SystemSpec | Any) -> str | None:
@@ -218,9 +220,9 @@ def _feature_net(
 def _studies(
     evaluate: EvaluateSpec, system: SystemSpec, sampler: SamplerSpec | None, inputs: dict[str, Key], seed: int
 ) -> Iterator[Task]:
-    """The studies that apply to a system: those of a latent code need one, sheets of a path need images on it."""
+    """The studies that apply to a system: those of a latent code need one, extensions an order of columns."""
     for request in evaluate.studies:
-        if request.kind in OF_LATENTS and system.objective.num_latents is None:
+        if not applies(request.kind, system):
             continue
         spec = StudySpec(
             kind=request.kind,

@@ -102,6 +102,7 @@ class EvaluateSpec(Spec):
     elbo: union({"elbo": LIKELIHOODS["elbo"]}) = LIKELIHOODS["elbo"]()
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
+    elbo_images: PositiveInt | None = None  # test images under the bound, which is cheap; null: as many as nll_images
     feature_net: FeatureNetSpec = FeatureNetSpec()
     studies: tuple[StudyRequest, ...] = ()
     primary: str | None = None
