@@ -33,7 +33,8 @@ MEANINGS = {
     "EvaluateSpec.num_images": "images per row",
     "EvaluateSpec.studies": "figures of every model that they apply to",
     "StudyRequest.kind": "`forward`: strips of degraded test images; `sequence`: images on their way from x_T; "
-    "`exchange`: latent codes swapped at single steps; `interpolation` of them; `reconstruction` of test images",
+    "`exchange`: latent codes swapped at single steps; `interpolation` of them; `reconstruction` of test images; "
+    "`extension` of their left half, where columns are generated in order",
     "StudyRequest.num_images": "images, or pairs of them, that are measured",
     "StudyRequest.windows": "`exchange` only: half-open ranges of steps [first, stop); null: three equal parts",
     "EvaluateSpec.samplers": "baseline -> samplers; lists in a sampler multiply; the baseline's own without an entry",

@@ -1,4 +1,4 @@
-"""Studies of one system: what becomes of images level by level, and what a latent code decides at which step."""
+"""Studies of one system: images level by level, what a latent code decides at which step, images continued."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from pipeline.baselines.devices import DEVICE_PATTERN, placed
 from pipeline.baselines.system import SystemSpec
 from pipeline.baselines.threads import single_thread
 from pipeline.config import Spec, runtime
+from pipeline.diffusion.extension import is_column_ordered
 from pipeline.sample.blocks import SamplerSpec
 from pipeline.sample.study_kinds import STUDIES
 from pipeline.sample.study_scene import Scene
@@ -19,11 +20,18 @@ from pipeline.store import Artifact, Attempt
 STAGE = "study"
 STAGE_VERSION = 1
 
-Kind = Literal["forward", "sequence", "exchange", "interpolation", "reconstruction"]
+Kind = Literal["forward", "sequence", "exchange", "interpolation", "reconstruction", "extension"]
 OF_LATENTS: tuple[Kind, ...] = ("exchange", "interpolation", "reconstruction")
 """Studies of a latent code: only variational systems have one."""
 
 Progress = Callable[[int, int], None]
+
+
+def applies(kind: Kind, system: SystemSpec) -> bool:
+    """Whether a study of this kind means anything for a system: what `StudySpec` accepts."""
+    if kind in OF_LATENTS:
+        return system.objective.num_latents is not None
+    return kind != "extension" or is_column_ordered(system.process)
 
 
 class StudySpec(Spec):
@@ -31,7 +39,8 @@ class StudySpec(Spec):
 
     Attributes:
         kind: `forward` strips of degraded test images; generative `sequence`; `exchange` of latent codes at
-            single steps and in windows; `interpolation` of codes; `reconstruction` of test images by the encoder.
+            single steps and in windows; `interpolation` of codes; `reconstruction` of test images by the encoder;
+            `extension` of test images from their left half, for processes that go column by column.
         system: what is studied.
         sampler: how images are made; `forward` takes none.
         num_images: images, or pairs of them, that are measured; the sheet shows the first few.
@@ -58,9 +67,12 @@ class StudySpec(Spec):
             raise ValueError(
                 f"sampler: a study of kind {self.kind} " + ("needs one" if self.sampler is None else "takes none")
             )
-        if self.kind in OF_LATENTS and self.system.objective.num_latents is None:
+        if not applies(self.kind, self.system):
             raise ValueError(
-                f"kind {self.kind} studies a latent code and the objective {self.system.objective.kind} has none; "
+                "kind extension continues images column by column; it needs basis pixel, and schedule columns (axis "
+                "column) or schedule gud with ordering column"
+                if self.kind == "extension"
+                else f"kind {self.kind} studies a latent code and the objective {self.system.objective.kind} has none; "
                 "use a variational system, or kind forward or sequence"
             )
         if self.windows is not None and self.kind != "exchange":

@@ -1,43 +1,26 @@
 """The studies: walks over a scene, what is measured on them, and how it is shown."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.diffusion import latents
 from pipeline.diffusion.randomness import NoiseStream
+from pipeline.sample.study_extension import extension
 from pipeline.sample.study_figures import Group, Panel, image_sheet, step_chart
+from pipeline.sample.study_findings import MAX_ROWS, PARTNER, Findings, Progress, pixels
 from pipeline.sample.study_measures import Array, Trend, distances, frequency_centroid, mean_of, trend
 from pipeline.sample.study_paths import Conditions, exchange_images
 from pipeline.sample.study_scene import Scene
-from pipeline.shards import to_levels
 
-MAX_ROWS = 8
 MAX_COLUMNS = 12
 NUM_LEVELS_SHOWN = 8
 NUM_WEIGHTS = 9
-PARTNER = 1 << 32
-"""Image index of a partner less that of its image: outside every set, and the same pairs however many there are."""
-GREY_LEVELS = 256
-"""Of the figures, whatever the data have."""
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """Numbers for a JSON file, arrays for an npz, and PNG figures by file name."""
-
-    numbers: dict[str, Any]
-    arrays: dict[str, NDArray[Any]]
-    figures: dict[str, bytes]
 
 
 def forward(scene: Scene, num_images: int, progress: Progress) -> Findings:
@@ -55,7 +38,7 @@ def forward(scene: Scene, num_images: int, progress: Progress) -> Findings:
     columns = torch.stack([x_0, *strips], dim=1)
     labels = ["image", *(scene.level(t) for t in times)]
     sheet = image_sheet(
-        [Group(_pixels(columns[:MAX_ROWS]), labels)],
+        [Group(pixels(columns[:MAX_ROWS]), labels)],
         title="Forward process on test images",
         caption=scene.system_name,
         xlabel=scene.level_name,
@@ -80,7 +63,7 @@ def sequence(scene: Scene, num_images: int, progress: Progress) -> Findings:
     labels += ["image"] * (len(path) - len(labels))
     shown = _spread(len(path), MAX_COLUMNS)
     sheet = image_sheet(
-        [Group(_pixels(path[shown][:, :MAX_ROWS].transpose(0, 1)), [labels[i] for i in shown])],
+        [Group(pixels(path[shown][:, :MAX_ROWS].transpose(0, 1)), [labels[i] for i in shown])],
         title="Generative sequence from x_T to the image",
         caption=scene.system_name,
         xlabel=scene.level_name,
@@ -132,9 +115,9 @@ def exchange(
     figures = {
         name: image_sheet(
             [
-                Group(_pixels(ends[0]), ["target"]),
-                Group(_pixels(exchanged[columns][:, :MAX_ROWS].transpose(0, 1)), labels, heading),
-                Group(_pixels(ends[1]), ["source"]),
+                Group(pixels(ends[0]), ["target"]),
+                Group(pixels(exchanged[columns][:, :MAX_ROWS].transpose(0, 1)), labels, heading),
+                Group(pixels(ends[1]), ["source"]),
             ],
             title="Latent exchange",
             caption=scene.system_name,
@@ -201,7 +184,7 @@ def interpolation(scene: Scene, num_images: int, progress: Progress) -> Findings
     moved = distances(path[:, 1:].transpose(0, 1), path[:, :-1].transpose(0, 1))
     ends = distances(path[:, -1], path[:, 0])
     sheet = image_sheet(
-        [Group(_pixels(path[:MAX_ROWS]), [f"{w:.3g}" for w in weights])],
+        [Group(pixels(path[:MAX_ROWS]), [f"{w:.3g}" for w in weights])],
         title="Interpolation of the latent code",
         caption=scene.system_name,
         xlabel="place on the arc from one code to the other",
@@ -236,7 +219,7 @@ def reconstruction(scene: Scene, num_images: int, progress: Progress) -> Finding
     _, error, prior = distances(made, x_0) / np.sqrt(x_0[0].numel())
     columns = torch.stack([x_0, *made], dim=1)
     sheet = image_sheet(
-        [Group(_pixels(columns[:MAX_ROWS]), ["image", "x_T", "encoder", "prior"])],
+        [Group(pixels(columns[:MAX_ROWS]), ["image", "x_T", "encoder", "prior"])],
         title="Reconstruction of test images",
         caption=f"{scene.system_name} · rms error (left): mean {error.mean():.3f}, with prior codes {prior.mean():.3f}",
         row_labels=[f"{value:.3f}" for value in error[:MAX_ROWS]],
@@ -252,6 +235,7 @@ STUDIES: dict[str, Callable[..., Findings]] = {
     "exchange": exchange,
     "interpolation": interpolation,
     "reconstruction": reconstruction,
+    "extension": extension,
 }
 
 
@@ -303,8 +287,3 @@ def _windows(windows: Sequence[tuple[int, int]] | None, num_steps: int) -> list[
 def _spread(count: int, largest: int) -> list[int]:
     """At most `largest` of the indices 0 ... count - 1, evenly spread, both ends among them."""
     return np.unique(np.linspace(0, count - 1, min(count, largest)).round().astype(int)).tolist()
-
-
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Images (rows, columns, C, H, W) in [-1, 1], clipped, as grey or colour values."""
-    return to_levels(images.detach().float().cpu().numpy(), GREY_LEVELS)

@@ -25,6 +25,13 @@ from tests import stage_cases
 from tests.stage_cases import LEVELS, SHAPE, committed, made
 
 NUM_LEVELS = 4
+BY_COLUMN = {
+    "kind": "spectral",
+    "basis": "pixel",
+    "centre": "mean",
+    "schedule": {"kind": "columns", "overlap_b": 0.75, "gamma_min": -8.0, "gamma_max": 8.0},
+}
+DDIM = parse(SamplerSpec, {"kind": "ddim", "steps": 20})
 PREVIOUS = parse(SamplerSpec, {"kind": "previous"})
 EACH_STEP = parse(SamplerSpec, {"kind": "previous", "latents": "step"})
 
@@ -74,8 +81,8 @@ def given(store: Store, spec: SystemSpec) -> dict[str, Artifact]:
 def studied(store: Store, kind: Any, **changes: Any) -> Artifact:
     fields: dict[str, Any] = {
         "kind": kind,
-        "system": variational(),
-        "sampler": None if kind == "forward" else PREVIOUS,
+        "system": stage_cases.system(process=BY_COLUMN) if kind == "extension" else variational(),
+        "sampler": {"forward": None, "extension": DDIM}.get(kind, PREVIOUS),
         "num_images": 6,
     }
     spec = study.StudySpec(**(fields | changes))
@@ -95,6 +102,7 @@ def arrays(artifact: Artifact) -> dict[str, np.ndarray]:
         ("exchange", ["sensitivity.png", "sheet.png", "windows.png"]),
         ("interpolation", ["sheet.png"]),
         ("reconstruction", ["sheet.png"]),
+        ("extension", ["panorama.png", "sheet.png"]),
     ],
 )
 def test_every_study_writes_its_figures_and_numbers(store: Store, kind: str, figures: list[str]) -> None:
@@ -113,7 +121,7 @@ def test_all_kinds_are_studies() -> None:
 
 
 def test_a_study_made_again_has_the_same_bytes(store: Store, tmp_path: Path) -> None:
-    for kind in ("exchange", "reconstruction"):
+    for kind in ("exchange", "reconstruction", "extension"):
         one, two = studied(store, kind), studied(open_store(str(tmp_path / "other")), kind)
         assert {n: e.sha256 for n, e in one.files.items()} == {n: e.sha256 for n, e in two.files.items()}
 
@@ -158,7 +166,7 @@ def test_a_window_over_all_steps_is_the_whole_exchange(store: Store) -> None:
 
 
 def test_batches_change_nothing_that_is_seen(store: Store) -> None:
-    for kind in ("exchange", "reconstruction"):
+    for kind in ("exchange", "reconstruction", "extension"):
         whole, parts = (arrays(studied(store, kind, batch_shape=size)) for size in (6, 4))
         for name, values in whole.items():
             np.testing.assert_allclose(values, parts[name], atol=1e-4)
@@ -195,6 +203,41 @@ def test_a_system_without_codes_has_a_sequence_from_its_own_start(store: Store) 
     artifact = studied(store, "sequence", system=stage_cases.system(), sampler=sampler)
     assert len(artifact.meta["step_distance"]) == 21  # the last one is that of the final denoising
     assert arrays(artifact)["images"].shape == (6, *SHAPE)
+
+
+def test_an_extension_keeps_the_left_half_and_draws_several_right_halves(store: Store) -> None:
+    artifact = studied(store, "extension", num_images=50)
+    found, meta = arrays(artifact), artifact.meta
+    assert meta["known_error"]["mean"] == 0.0
+    assert meta["num_known_columns"] == 2
+    x_0 = found["panorama"][..., :4]
+    np.testing.assert_array_equal(found["continuations"][..., :2], np.broadcast_to(x_0, (4, *x_0.shape))[..., :2])
+    assert found["error"].shape == (4, 50)
+    assert meta["continuation_error"]["mean"] == pytest.approx(found["error"].mean())
+    assert found["pair_distance"].shape == (6, 50)
+    assert (found["pair_distance"] > 0).all()
+    assert meta["distance_between_images"]["mean"] > 0
+    assert found["panorama"].shape == (8, 1, 4, 12)
+    assert (meta["evaluations"], meta["evaluations_of_a_sample"]) == (11, 21)
+
+
+def test_extensions_apply_to_systems_that_go_column_by_column() -> None:
+    rows = {**BY_COLUMN, "schedule": {**BY_COLUMN["schedule"], "axis": "row"}}
+    labelled = {**BY_COLUMN, "schedule": {"kind": "gud", "ordering": "column", "clip": True}}
+    systems = [stage_cases.system(process=process) for process in (BY_COLUMN, labelled, rows)]
+    systems += [stage_cases.system(), variational()]
+    assert [study.applies("extension", system) for system in systems] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_a_study_applies_where_its_specification_accepts_the_system(kind: Any) -> None:
+    for system in (stage_cases.system(), stage_cases.system(process=BY_COLUMN), variational()):
+        fields = {"kind": kind, "system": system, "sampler": None if kind == "forward" else DDIM}
+        if study.applies(kind, system):
+            study.StudySpec(**fields)
+        else:
+            with pytest.raises(ValueError, match=f"kind {kind}"):
+                study.StudySpec(**fields)
 
 
 def test_class_conditional_systems_show_classes_in_turn(store: Store) -> None:
