@@ -84,7 +84,7 @@ class NoiseStream:
         out = np.empty((len(indices), int(np.prod(tuple(shape), dtype=np.int64))), dtype=drawn)
         counters = np.zeros((len(indices), 4), dtype=np.uint64)
         counters[:, 2] = int(step) & _WORD
-        counters[:, 3] = [int(row) & _WORD for row in indices]
+        counters[:, 3] = _words(indices)
         state = _start(self._key(stream), step, 0)
         if self._memory is None:
             for counter, target in zip(counters, out, strict=True):
@@ -157,6 +157,14 @@ def writes_in_place() -> bool:
     written = generator.standard_normal(9, np.float32)
     bits.state = start
     return bool((written == generator.standard_normal(9, np.float32)).all())
+
+
+def _words(rows: Sequence[int]) -> NDArray[np.uint64]:
+    """Rows as 64-bit words, negative ones from the top."""
+    try:
+        return np.array(rows, dtype=np.int64).view(np.uint64)
+    except OverflowError:
+        return np.array([int(row) & _WORD for row in rows], dtype=np.uint64)
 
 
 def _start(key: NDArray[np.uint64], step: int, row: int) -> dict[str, Any]:
