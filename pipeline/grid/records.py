@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.evaluate.comparison import Result
 from pipeline.grid.plan import Cell, Plan
+from pipeline.grid.spec import SORTABLE
 from pipeline.grid.status import grid_documents, task_seconds
 from pipeline.grid.tasks import Task
 from pipeline.sample.blocks import SampleBlock
@@ -17,6 +18,10 @@ from pipeline.train.status import read_status
 
 ALIASES = {"precision_recall": "precision", "fd": "fd_clf"}
 CURVE_POINTS = 500
+BY_DEFAULT = ("fd_clf", "nll", "elbo", "moments")
+"""What sorts a table that names no primary metric, the first of these that is measured."""
+COLUMNS = {"elbo": ("elbo_bpd", "elbo_se"), "nll": ("nll_bpd", "nll_se"), "diversity": ("pairwise_ratio",)}
+"""Columns that a metric adds to the shared table beside the primary one."""
 DERIVED = ("softness",)
 """Parameters that repeat another one in other units: tracked, but no column of the table."""
 
@@ -44,19 +49,21 @@ def finished_rows(plan: Plan, store: Store) -> list[Row]:
 
 
 def primary_metric(plan: Plan) -> str:
-    """The metric that sorts the table: as the grid says, else the classifier distance, else the likelihood."""
-    if plan.grid.evaluate.primary is not None:
-        return plan.grid.evaluate.primary
-    if "fd_clf" in plan.grid.evaluate.metrics:
-        return f"fd_clf_{plan.grid.experiment.dataset.name}"
-    return "nll_bpd"
+    """The metric that sorts the table: as the grid says, else the first of `BY_DEFAULT` that is measured."""
+    evaluate = plan.grid.evaluate
+    if evaluate.primary is not None:
+        return evaluate.primary
+    metric = next((metric for metric in BY_DEFAULT if metric in evaluate.metrics), "nll")
+    return f"{SORTABLE[metric]}{plan.grid.experiment.dataset.name}" if metric == "fd_clf" else SORTABLE[metric]
 
 
 def table_columns(plan: Plan, *, limit: int = 8) -> list[str]:
     """Columns of the shared table: the metrics of the primary family, then the parameters that differ between cells."""
     primary = primary_metric(plan)
-    diverse = ["pairwise_ratio"] if "diversity" in plan.grid.evaluate.metrics else []
-    metrics = [f"metrics.{name}" for name in (primary, f"{primary}_se", "nll_bpd", "nll_se", *diverse, "nfe")]
+    measured = plan.grid.evaluate.metrics
+    names = [primary, *([] if primary == "w2" else [f"{primary.removesuffix('_bpd')}_se"])]
+    names += [name for metric in measured for name in COLUMNS.get(metric, ())]
+    metrics = [f"metrics.{name}" for name in dict.fromkeys([*names, "nfe"])]
     varying = [
         name
         for name in dict.fromkeys(name for cell in plan.cells for name in cell.params)
