@@ -8,7 +8,18 @@ Row = Mapping[str, Any]
 """{axes, metrics, reasons, protocol} of the result stage, and `comparison` where rows were compared."""
 
 LEADING_AXES = ("dataset", "baseline")
-FAMILIES = ("nll_bpd", "kid", "precision", "recall", "pairwise_ratio", "class_share_min", "nfe")
+FAMILIES = (
+    "elbo_bpd",
+    "prior_kl_bpd",
+    "nll_bpd",
+    "kid",
+    "precision",
+    "recall",
+    "pairwise_ratio",
+    "class_share_min",
+    "w2",
+    "nfe",
+)
 _ROUNDING = 1e-9
 BEST, TIED = "*", "~"
 
@@ -116,7 +127,7 @@ def _metric_cell(row: Row, metric: str, reasons: dict[str, str]) -> Cell:
         if reason is not None:
             reasons.setdefault(reason, metric)
         return Cell(reason=reason)
-    se = row["metrics"].get("nll_se" if metric == "nll_bpd" else f"{metric.removesuffix('_jk')}_se")
+    se = row["metrics"].get(f"{metric.removesuffix('_bpd').removesuffix('_jk')}_se")
     compared = row.get("comparison", {}).get(metric)
     mark = ""
     if compared is not None:
