@@ -12,7 +12,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize, PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
@@ -83,9 +82,9 @@ class Lattice:
         row, column = np.unravel_index(int(np.nanargmin(self.values)), self.values.shape)
         return float(self.softness_a[column]), float(self.ordering_r[row]), float(self.values[row, column])
 
-    def around(self, a: float, r: float, reach: int = 2) -> "Lattice":
-        """The neighbourhood of a place, up to `reach` places to every side."""
-        rows, columns = (_near(axis, x, reach) for axis, x in ((self.ordering_r, r), (self.softness_a, a)))
+    def around(self, a: float, r: float) -> "Lattice":
+        """The neighbourhood of a place: five points of a side, three of a short one."""
+        rows, columns = (_near(axis, x) for axis, x in ((self.ordering_r, r), (self.softness_a, a)))
         return Lattice(
             self.softness_a[columns], self.ordering_r[rows], self.values[rows, columns], self.states[rows, columns]
         )
@@ -163,9 +162,7 @@ def softness_maps(panels: Sequence[MapPanel], *, label: str, unit: str = "", tit
     scale = canvas.figure.colorbar(ScalarMappable(norm, COLOUR_MAP), cax=bar, extend="max" if is_cut else "neither")
     scale.set_label(label, color=INK, fontproperties=font_of(9))
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    bar.tick_params(colors=MUTED, width=0.8, length=3)
-    for text in bar.get_yticklabels():
-        text.set_fontproperties(font_of(8))
+    quiet_ticks(bar)
     below = canvas.axes(MARGIN, rows * pitch_y, width - 2 * MARGIN, legend_height)
     below.set_axis_off()
     legend(below, marks, loc="center left", ncols=in_line, bbox_to_anchor=(0.0, 0.5), columnspacing=1.6)
@@ -189,17 +186,18 @@ def _draw(axes: Axes, panel: MapPanel, lattice: Lattice, norm: Normalize, *, ste
         _write_numbers(axes, lattice, (lattice.values - best[2]) / step, colours=mesh.get_cmap(), norm=norm)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_fontproperties(font_of(8))
+    axes.set_xticks(_ticks(lattice.softness_a, 6))
+    axes.set_yticks(_ticks(lattice.ordering_r, 9))
+    axes.xaxis.set_major_formatter("{x:.4g}")
+    axes.yaxis.set_major_formatter("{x:.4g}")
     for spine in axes.spines.values():
         spine.set_visible(True)
-    inside = min(_WIDTH / len(lattice.softness_a), _HEIGHT / len(lattice.ordering_r)) * 0.72  # points per cell
+    shares = (np.diff(a).min() / (right - left), np.diff(r).min() / (top - bottom))
+    inside = min(shares[0] * _WIDTH, shares[1] * _HEIGHT) * 0.72  # of the smallest cell, in points
     if best is not None and _holds(lattice, best[0], best[1]):
-        axes.plot([best[0]], [best[1]], zorder=6, clip_on=False, **_ring(12 if step is None else 0.8 * inside))
+        axes.plot([best[0]], [best[1]], zorder=6, clip_on=False, **_ring(12 if step is None else min(0.8 * inside, 24)))
     if panel.has_standard and _holds(lattice, STANDARD_A, 0.0):
-        lift = 0.0 if step is None else 0.34 * inside  # above its number
+        lift = 0.0 if step is None else min(0.34 * inside, 11)  # above its number
         dot = offset_copy(axes.transData, axes.figure, y=lift, units="points")  # pyright: ignore[reportArgumentType]
         axes.plot([STANDARD_A], [0.0], zorder=6, transform=dot, **_dot(7 if step is None else 5))
 
@@ -282,11 +280,17 @@ def _edges(places: Array) -> Array:
     return np.concatenate([[2 * places[0] - middle[0]], middle, [2 * places[-1] - middle[-1]]])
 
 
-def _near(axis: Array, place: float, reach: int) -> slice:
-    """The places up to `reach` away from the one closest to `place`; as many where the range ends."""
+def _near(axis: Array, place: float) -> slice:
+    """The points next to the one closest to `place`; as many where the range ends."""
+    reach = 2 if len(axis) > 5 else 1
     middle, size = int(np.abs(axis - place).argmin()), min(2 * reach + 1, len(axis))
     first = min(max(middle - reach, 0), len(axis) - size)
     return slice(first, first + size)
+
+
+def _ticks(places: Array, most: int) -> Array:
+    """The points themselves, every second or third where there are many."""
+    return places[:: -(-len(places) // most)]
 
 
 def _holds(lattice: Lattice, a: float, r: float) -> bool:

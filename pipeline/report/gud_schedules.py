@@ -1,10 +1,11 @@
 """Schedules as pictures: curves of single components (GUD figure 2) and sheets of all components (GUD figure 1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
@@ -12,12 +13,23 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.report.gud_style import INK, MARGIN, MUTED, REFERENCE, Array, Canvas, font_of, legend, styled
+from pipeline.report.gud_style import (
+    INK,
+    MARGIN,
+    MUTED,
+    REFERENCE,
+    Array,
+    Canvas,
+    font_of,
+    legend,
+    quiet_ticks,
+    styled,
+    text_width,
+)
 
 _WIDTH, _HEIGHT, _LEFT, _GAP, _BOTTOM = 270, 250, 62, 66, 48
 _SHEET_WIDTH, _SHEET_HEIGHT, _SHEET_GAP = 190, 230, 30
 _QUIET = (0, (4, 3))
-_LEGEND_WIDTH = 190
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +42,7 @@ class ComponentCurves:
         gamma: log(sigma^2 / alpha^2), `(n, components)`.
         sigma: noise standard deviation over the prior's, `(n, components)` in [0, 1].
         log_snr: log(data variance alpha^2 / sigma^2), `(n, components)`.
-        levels: the minimal levels by what they are called, drawn dashed: name -> (quantity, value), the quantity one
-            of `gamma`, `log_snr`.
+        levels: drawn dashed: (what it is called, the panel `gamma`, `sigma` or `log_snr`, its value there).
     """
 
     t: Array
@@ -39,7 +50,7 @@ class ComponentCurves:
     gamma: Array
     sigma: Array
     log_snr: Array
-    levels: Mapping[str, tuple[str, float]]
+    levels: Sequence[tuple[str, str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +78,9 @@ _QUANTITIES = (
 
 def component_chart(curves: ComponentCurves, *, title: str, caption: str = "") -> bytes:
     """PNG with three panels over t: gamma, sigma and log SNR of the components, minimal levels dashed."""
-    width = MARGIN + 3 * (_LEFT + _WIDTH) + 2 * (_GAP - _LEFT) + _LEGEND_WIDTH
+    dashed = dict.fromkeys(name for name, _, _ in curves.levels)
+    beside = 60 + max(text_width(name, 8.5) for name in (*curves.names, *dashed))
+    width = MARGIN + 3 * (_LEFT + _WIDTH) + 2 * (_GAP - _LEFT) + beside
     canvas = Canvas(width, _HEIGHT + _BOTTOM, title=title, caption=caption)
     colours = matplotlib.colormaps["viridis"]
     shades = [colours(0.92 * i / max(len(curves.names) - 1, 1)) for i in range(len(curves.names))]
@@ -76,21 +89,21 @@ def component_chart(curves: ComponentCurves, *, title: str, caption: str = "") -
         values: NDArray[Any] = getattr(curves, name)
         for component, shade in enumerate(shades):
             axes.plot(curves.t, values[:, component], color=shade, linewidth=1.7)
-        for level in {value for quantity, value in curves.levels.values() if quantity == name}:
+        for level in (value for _, quantity, value in curves.levels if quantity == name):
             axes.axhline(level, color=REFERENCE, linewidth=1.3, linestyle=_QUIET, zorder=1)
+        if len(shades) > 1 and float(np.ptp(values, axis=1).max()) < 1e-9:
+            note: dict[str, Any] = {"ha": "left", "va": "bottom", "color": MUTED, "fontproperties": font_of(8)}
+            axes.annotate("all components coincide", (0.04, 0.08), xycoords="axes fraction", **note)
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         styled(axes, xlabel="t  (0: data, 1: prior)", ylabel=label)
     handles = [
-        Line2D([], [], color=shade, linewidth=1.7, label=name)
-        for shade, name in zip(shades, curves.names, strict=True)
+        Line2D([], [], color=shade, linewidth=1.7, label=name) for shade, name in zip(shades, curves.names, strict=True)
     ]
-    handles += [
-        Line2D([], [], color=REFERENCE, linewidth=1.3, linestyle=_QUIET, label=name) for name in curves.levels
-    ]
-    beside = canvas.axes(width - _LEGEND_WIDTH + 10, 0, _LEGEND_WIDTH - 10, _HEIGHT)
-    beside.set_axis_off()
-    legend(beside, handles, loc="upper left", bbox_to_anchor=(0.0, 1.0), handlelength=2.4)
+    handles += [Line2D([], [], color=REFERENCE, linewidth=1.3, linestyle=_QUIET, label=name) for name in dashed]
+    side = canvas.axes(width - beside + 10, 0, beside - 10, _HEIGHT)
+    side.set_axis_off()
+    legend(side, handles, loc="upper left", bbox_to_anchor=(0.0, 1.0), handlelength=2.4)
     return canvas.png()
 
 
@@ -114,9 +127,7 @@ def schedule_sheet(panels: Sequence[SheetPanel], *, title: str, caption: str = "
     scale = canvas.figure.colorbar(ScalarMappable(norm, "RdBu"), cax=bar)
     scale.set_label("log SNR", color=INK, fontproperties=font_of(9))
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    bar.tick_params(colors=MUTED, width=0.8, length=3)
-    for text in bar.get_yticklabels():
-        text.set_fontproperties(font_of(8))
+    quiet_ticks(bar)
     return canvas.png()
 
 
@@ -131,7 +142,5 @@ def _image(axes: Axes, panel: SheetPanel, norm: TwoSlopeNorm) -> None:
     styled(axes, xlabel="t  (0: data, 1: prior)", ylabel=panel.ylabel, grid=False)
     axes.set_yticks([])
     axes.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-    for text in axes.get_xticklabels():
-        text.set_fontproperties(font_of(8))
     for spine in axes.spines.values():
         spine.set_visible(True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pipeline.report.gud_style import MARGIN, MUTED, UNITS, Canvas, text_width
 from pipeline.shards.sheets import GAP, contact_sheet
 
-_ABOVE, _BELOW, _LABELS = 24, 16, 18
+_ABOVE, _BELOW, _LABELS = 24, 16, 36
+_MIN_TILE = 72
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,11 @@ def strip_sheet(strips: Sequence[Strip], labels: Sequence[str], *, title: str, c
 
     Args:
         strips: at least one; all with as many columns as there are labels.
-        labels: of the columns: the times.
+        labels: of the columns: the times t.
         title: headline.
         caption: what is seen.
     """
-    sheets = [
-        contact_sheet(strip.images.reshape(-1, *strip.images.shape[2:]), num_columns=len(labels)) for strip in strips
-    ]
+    sheets = [contact_sheet(_enlarged(strip.images), num_columns=len(labels)) for strip in strips]
     widest = max(text_width(title, 12, bold=True), *(text_width(strip.title, 9, bold=True) for strip in strips))
     width = max(sheets[0].shape[1], widest) + 2 * MARGIN
     height = sum(_ABOVE + sheet.shape[0] + _BELOW for sheet in sheets) + _LABELS
@@ -51,4 +50,12 @@ def strip_sheet(strips: Sequence[Strip], labels: Sequence[str], *, title: str, c
     for column, label in enumerate(labels):
         x = MARGIN + GAP / 2 + (column + 0.5) * pitch
         canvas.write(x, y - 4, label, size=8, color=MUTED, align="center")
+    canvas.write(MARGIN + sheets[0].shape[1] / 2, y + 14, "t  (0: data, 1: prior)", size=9, align="center")
     return canvas.png(dpi=UNITS)
+
+
+def _enlarged(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows after rows, `(n, C, H, W)`, with tiles of at least `_MIN_TILE` pixels."""
+    factor = -(-_MIN_TILE // max(images.shape[3:]))
+    flat = images.reshape(-1, *images.shape[2:])
+    return flat.repeat(factor, axis=2).repeat(factor, axis=3)

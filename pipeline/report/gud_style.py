@@ -105,9 +105,7 @@ def styled(axes: Axes, *, xlabel: str = "", ylabel: str = "", grid: bool = True,
     axes.set_facecolor("white")
     axes.set_xlabel(xlabel, color=INK, fontproperties=font_of(size))
     axes.set_ylabel(ylabel, color=INK, fontproperties=font_of(size))
-    axes.tick_params(colors=MUTED, width=0.8, length=3)
-    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_fontproperties(font_of(size - 1))
+    quiet_ticks(axes, size=size - 1)
     if grid:
         axes.grid(visible=True, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -116,6 +114,11 @@ def styled(axes: Axes, *, xlabel: str = "", ylabel: str = "", grid: bool = True,
         spine.set_color(MUTED)
         spine.set_linewidth(0.8)
     return axes
+
+
+def quiet_ticks(axes: Axes, *, size: float = 8) -> None:
+    """Small ticks with grey labels."""
+    axes.tick_params(colors=MUTED, width=0.8, length=3, labelsize=size, labelfontfamily=FONT)
 
 
 def legend(axes: Axes, handles: Sequence[Artist], **where: Any) -> Legend:
