@@ -18,6 +18,7 @@ from pipeline.grid.run import RunReport
 from pipeline.grid.status import grid_documents, summary_line, training_reports
 from pipeline.grid.tables import grid_table
 from pipeline.grid.tasks import STAGES, Task
+from pipeline.grid.trials import trial_lines
 from pipeline.grid.why import explanation, find_cell
 from pipeline.report.formats import csv_text, latex_text, markdown_text, terminal_text
 from pipeline.store import Store
@@ -118,6 +119,7 @@ def status_lines(plan: Plan, store: Store) -> Iterator[str]:
         yield "last run " + summary_line(snapshot)
         yield from (f"  failed: {entry['task']}: {entry['reason']}" for entry in snapshot["failures"])
         yield from (f"  running: {label}" for label in snapshot["running"])
+    yield from trial_lines(store, plan.grid.name)
     trainings = {task.key: task for task in plan.trainings if store.find(task.key) is None}
     for key, entry in training_reports(store, plan.grid.name, trainings).items():
         step, steps, rate = entry.get("step", 0), entry.get("steps", 1), entry.get("images_per_s") or 0.0

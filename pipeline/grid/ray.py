@@ -164,10 +164,15 @@ class RayExecutor:
                 outcomes.extend(Outcome(task.key, failure_of(error, is_lost=lost)) for task in item.tasks)
         return outcomes
 
-    def close(self) -> None:
-        """Stop the actors and leave (or stop) Ray."""
+    def release(self) -> None:
+        """Stop the actors, so that what they held is free; Ray goes on."""
         for item in self._running.values():
             if item.actor is not None:
                 ray.kill(item.actor)
         self._running.clear()
+        self._dismiss_idle(len(self._idle))
+
+    def close(self) -> None:
+        """Stop the actors and leave (or stop) Ray."""
+        self.release()
         ray.shutdown()

@@ -4,7 +4,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -91,7 +91,7 @@ def run_plan(
     events: Events,
     poll_s: float = POLL_S,
 ) -> RunReport:
-    """Run what is missing; nothing is started when nothing is.
+    """Write down what the grid asks for and run what is missing; nothing is started when nothing is.
 
     Args:
         plan: the grid's tasks.
@@ -102,9 +102,27 @@ def run_plan(
     """
     documents = grid_documents(store, plan.grid.name)
     documents.put("plan.json", json.dumps(plan_document(plan), indent=1).encode())  # first: it protects what is reused
+    return run_missing(plan, store, make_executor, events=events, poll_s=poll_s)
+
+
+def run_missing(
+    plan: Plan,
+    store: Store,
+    make_executor: Callable[[], Executor],
+    *,
+    events: Events,
+    poll_s: float = POLL_S,
+    wanted: Callable[[Task], bool] = lambda task: True,
+) -> RunReport:
+    """Run the missing tasks that are wanted; the inputs of a wanted task are wanted too.
+
+    Args:
+        plan, store, make_executor, events, poll_s: see `run_plan`.
+        wanted: which of the missing tasks.
+    """
     report = RunReport()
     for _ in range(HEALING_ROUNDS):
-        missing = plan.missing(store)
+        missing = {key: task for key, task in plan.missing(store).items() if wanted(task)}
         if not missing:
             return report
         report = _run_missing(plan, missing, store, make_executor, events=events, poll_s=poll_s).after(report)
@@ -131,7 +149,7 @@ def _run_missing(
     executed: dict[str, int] = {}
     with ExitStack() as stack:
         executor = None if schedule.is_finished else stack.enter_context(closing(make_executor()))
-        stop = stack.enter_context(_stop_signal())  # last: starting Ray sets signal handlers of its own
+        stop = stack.enter_context(stop_signal())  # last: starting Ray sets signal handlers of its own
         while executor is not None and not schedule.is_finished and not stop.is_set():
             _admit(schedule, executor)
             outcomes = executor.poll(poll_s) + _committed_early(schedule, store)
@@ -203,7 +221,7 @@ def _report(
 
 
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
+def stop_signal() -> Iterator[threading.Event]:
     """Set by SIGINT or SIGTERM; a second signal ends the process at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -222,13 +240,18 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as the store keeps it: roots for collection, and the rows with their parameters."""
+def plan_document(plan: Plan, rungs: Iterable[Plan] = ()) -> dict[str, Any]:
+    """The plan as the store keeps it: roots for collection, and the rows with their parameters.
+
+    Args:
+        plan: what is shown.
+        rungs: plans whose artifacts are kept as well.
+    """
     return {
         "grid": plan.grid.name,
         "fingerprint": plan.fingerprint,
         "spec": plan.grid.model_dump(mode="json"),
-        "roots": sorted(_text(key) for key in plan.tasks),
+        "roots": sorted({_text(key) for part in (plan, *rungs) for key in part.tasks}),
         "cells": [{"name": cell.name, "params": dict(cell.params), "result": _text(cell.key)} for cell in plan.cells],
         "skipped": [list(item) for item in plan.skipped],
         "merged": [list(item) for item in plan.merged],

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.baselines import BASELINES
 from pipeline.config import ConfigError, closest
 from pipeline.grid.environment import prepare_environment
-from pipeline.grid.plan import Plan, make_plan
+from pipeline.grid.plan import Plan
 from pipeline.grid.records import (
     Row,
     finished_rows,
@@ -27,6 +27,7 @@ from pipeline.grid.records import (
     train_record,
 )
 from pipeline.grid.run import Executor, RunReport, run_plan
+from pipeline.grid.rungs import session_plan
 from pipeline.grid.spec import GridSpec, load_grid
 from pipeline.grid.status import grid_documents
 from pipeline.grid.tasks import Task, execute
@@ -65,8 +66,9 @@ class Request:
 
 
 def planned(request: Request) -> Plan:
-    """The plan of a grid file; reads the data sets' digests, nothing else."""
-    return make_plan(load_grid(request.grid, request.overrides), root=request.data_root())
+    """The plan of a grid file: reads data sets' digests and, for a grid with a section `tune`, what the store has."""
+    grid = load_grid(request.grid, request.overrides)
+    return session_plan(grid, None if grid.tune is None else readable(request), request.data_root())
 
 
 def opened(request: Request) -> Store:
@@ -86,7 +88,7 @@ def grid_named(store: Store, name: str) -> GridSpec | None:
     return None if content is None else GridSpec.model_validate_json(json.dumps(json.loads(content)["spec"]))
 
 
-class _Events:
+class GridEvents:
     """Passes finished tasks to tracking and progress to the terminal."""
 
     def __init__(self, plan: Plan, store: Store, tracker: Tracker, show: Callable[[dict[str, Any]], None]) -> None:
@@ -157,11 +159,11 @@ def run_grid(
         start_ray(request.address, request.max_units)
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
-    with _grid_lease(store, plan):
+    with grid_lease(store, plan):
         tracker = tracker_for(plan, store, request.tracking_uri())
         shown = False
         try:
-            report = run_plan(plan, store, make_executor, events=_Events(plan, store, tracker, show))
+            report = run_plan(plan, store, make_executor, events=GridEvents(plan, store, tracker, show))
             for record in records(plan, store):
                 tracker.put(record)
             shown = True
@@ -184,7 +186,7 @@ def scratch_folder() -> str:
 
 
 @contextmanager
-def _grid_lease(store: Store, plan: Plan) -> Iterator[None]:
+def grid_lease(store: Store, plan: Plan) -> Iterator[None]:
     """One driver per grid and store. The lease of a driver that died on this machine is waited for, not reported."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     deadline = time.monotonic() + 2 * LEASE_TTL_S
