@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def study_drawings(plan: Plan, store: Store) -> Iterator[Drawing]:
     for name in names:
         own = [cell for cell in cells if cell.params["dataset"] == name]
         of_name = [point for point in points if point.settings["dataset"] == name]
-        for drawing in (*_schedules(own, store), *metric_drawings(of_name, name)):
+        for drawing in chain(_schedules(own, store), metric_drawings(of_name, name)):
             yield replace(drawing, stem=f"{drawing.stem}-{name}") if len(names) > 1 else drawing
 
 

@@ -25,6 +25,7 @@ from pipeline.report.gud_style import (
     Canvas,
     font_of,
     legend,
+    quiet_ticks,
     styled,
     text_width,
 )
