@@ -9,7 +9,7 @@ from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, parse
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
 from pipeline.evaluate.features import FeatureSpec, group_size
-from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason
+from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason, elbo_absent_reason
 from pipeline.evaluate.moments import MomentsSpec, moments_method
 from pipeline.evaluate.result import ResultSpec
 from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
@@ -133,13 +133,13 @@ def cell_tasks(
     scores: dict[str, list[Task]] = {"features": features}
     if "nll" in evaluate.metrics and reason is None:
         scores["likelihood"] = list(_likelihoods(evaluate, system, None if is_control else evaluate.likelihood, inputs))
-    if "elbo" in evaluate.metrics and _bound_reason(system) is None:
+    if "elbo" in evaluate.metrics and elbo_absent_reason(system) is None:
         scores["elbo"] = list(_likelihoods(evaluate, system, evaluate.elbo, inputs))
     if moments is not None:
         blocks_of = {f"images.{index:06d}": task.key for index, task in enumerate(samples)}
         own = {**inputs, **(blocks_of if moments.method == "images" else {})}
         scores["moments"] = [Task("moments", moments, own, f"moments {label} seed {seed}")]
-    result = _result(evaluate, reference, scores, {"nll": reason, "elbo": _bound_reason(system)}, label)
+    result = _result(evaluate, reference, scores, {"nll": reason, "elbo": elbo_absent_reason(system)}, label)
     likelihoods = [*scores.get("likelihood", []), *scores.get("elbo", []), *scores.get("moments", [])]
     return CellTasks(
         dataset,
@@ -181,13 +181,6 @@ def _likelihoods(
         yield Task(
             "likelihood", spec, inputs, f"{'elbo' if is_bound else 'likelihood'} {_short_system(system)} block {block}"
         )
-
-
-def _bound_reason(system: SystemSpec | Any) -> str | None:
-    """Why a row has no variational bound, in one sentence."""
-    if system == "gaussian":
-        return "the fitted Gaussian has a likelihood in closed form and needs no bound"
-    return absent_reason(system)
 
 
 def _moments(evaluate: EvaluateSpec, system: SystemSpec | Any, sampler: SamplerSpec | None, seed: int) -> MomentsSpec:

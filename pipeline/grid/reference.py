@@ -20,7 +20,7 @@ from pipeline.config import Spec
 from pipeline.diffusion.bases import BASES, build_basis
 from pipeline.diffusion.kernels import KERNELS
 from pipeline.diffusion.likelihoods import LIKELIHOODS
-from pipeline.diffusion.objectives import OBJECTIVES
+from pipeline.diffusion.objectives import OBJECTIVES, AmortiseSpec
 from pipeline.diffusion.predictions import TARGETS
 from pipeline.diffusion.processes import PROCESSES, TERMINALS
 from pipeline.diffusion.processes.degradations import DEGRADATIONS
@@ -30,7 +30,16 @@ from pipeline.diffusion.schedules.gud import Ordering
 from pipeline.diffusion.statistics import Statistics
 from pipeline.grid.axes import EXPERIMENT_AXES, Combination
 from pipeline.grid.meanings import MEANINGS
-from pipeline.grid.spec import DATASETS, EvaluateSpec, ExperimentSpec, FeatureNetSpec, GridSpec, StudyRequest
+from pipeline.grid.spec import (
+    DATASETS,
+    EvaluateSpec,
+    ExperimentSpec,
+    FeatureNetSpec,
+    GridSpec,
+    SearchSpec,
+    StudyRequest,
+    TuneSpec,
+)
 from pipeline.grid.validity import RULES, refusal
 from pipeline.ingest.images import ImageFormat
 from pipeline.ingest.sources import SOURCES, SourceSpec
@@ -324,6 +333,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "train": lambda: fields(TrainSpec),
     "average": lambda: fields(AverageSpec),
     "evaluate": lambda: fields(EvaluateSpec),
+    "tune": lambda: fields(TuneSpec),
+    "search": lambda: fields(SearchSpec),
+    "amortise": lambda: fields(AmortiseSpec),
     "feature_net": lambda: fields(FeatureNetSpec),
     "sampler": lambda: fields(SamplerSpec, without=("kernel",)),
     "schedules": lambda: family(SCHEDULES),
