@@ -52,7 +52,9 @@ def matmul_gflops(size: int = 512, repeats: int = 5) -> float:
 
 
 def forward_flops(system: SystemSpec, shape: tuple[int, ...], num_classes: int | None) -> float:
-    """FLOPs of one forward pass for one image."""
+    """FLOPs of one forward pass for one image; none for an exact predictor."""
+    if not system.network.is_trained:
+        return 0.0
     network = system.network.build(shape, num_classes if system.class_conditional else None, prod(shape)).eval()
     x = torch.zeros(1, *shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

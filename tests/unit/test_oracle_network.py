@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from pipeline.baselines.system import SystemSpec, build_system, load_predictor
 from pipeline.config import ConfigError, parse
 from pipeline.diffusion import build_process, log_likelihood, oracles
 from pipeline.diffusion.predictor import Predictor
 from pipeline.evaluate.gaussian import gaussian_log_density
+from pipeline.grid import load_grid, make_plan
+from pipeline.grid.cost import estimate
 from pipeline.networks import NETWORKS, OraclePredictor, OracleSpec
 from pipeline.store import Store, open_store
 from pipeline.train.spec import TrainTask
@@ -112,3 +115,24 @@ def test_its_flow_in_white_components_has_the_likelihood_of_the_gaussian() -> No
     x = 0.3 * normal(8, 3, 1, 4, 4)
     found = log_likelihood(process, OraclePredictor(process), x, {"kind": "ode", "steps": 8, "trace": "exact"}).total
     torch.testing.assert_close(found, gaussian_log_density(statistics, x.flatten(1)), rtol=1e-9, atol=0)
+
+
+def test_a_plan_of_it_has_images_and_no_trainings_to_price(store: Store, tmp_path: Path) -> None:
+    tree = {
+        "name": "rehearsal",
+        "experiment": {"dataset": {"kind": "gaussian", "name": "two", "variances": [1.0, 0.1]}, "network": ORACLE},
+        "grid": [{"baseline": "gud", "softness_a": [0.5, 1.0]}],
+        "evaluate": {
+            "num_images": 300,
+            "block_images": 100,
+            "batch_images": 100,
+            "metrics": ["moments"],
+            "samplers": {"gud": {"kind": ["ddim", "ancestral"], "steps": 5}},
+        },
+    }
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump(tree))
+    plan = make_plan(load_grid(str(grid)))
+    cost = estimate(plan, plan.missing(store))
+    assert (cost.num_trainings, cost.num_images, cost.train_hours) == (0, 600, 0.0)
+    assert {task.stage for task in plan.tasks.values()} == {"ingest", "statistics", "sample", "moments", "result"}
