@@ -6,6 +6,8 @@ from torch import Tensor
 from pipeline.diffusion.placement import Constant
 from pipeline.diffusion.schedules.base import NoiseLevel, Schedule, level_from
 
+_ROUNDING = 4 * torch.finfo(torch.float64).eps
+
 
 class ClippedLinear(Schedule):
     """A line per component between two levels.
@@ -29,8 +31,9 @@ class ClippedLinear(Schedule):
         d_gamma = slope.expand_as(gamma)
         if self._low is not None and self._high is not None:
             low, high = self._low.on(t.device), self._high.on(t.device)
-            # A time on a kink belongs to the moving side and has exactly the level it ends at, whatever the rounding.
-            slack = 1e-13 * (high - low)
+            # A time on a kink belongs to the moving side and has exactly the level it ends at, whatever the rounding,
+            # which grows with the slope: of thousands of components that take turns each has a steep line.
+            slack = 1e-13 * (high - low) + _ROUNDING * (start.abs() + slope)
             is_moving = (gamma >= low - slack) & (gamma <= high + slack)
             d_gamma = torch.where(is_moving, d_gamma, 0.0)
             gamma = torch.where(gamma <= low + slack, low, torch.where(gamma >= high - slack, high, gamma))
