@@ -8,6 +8,8 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pipeline.config import ConfigError, Spec, neutral, union
 from pipeline.diffusion.kernels import KERNELS, WALKS_LEVELS
 from pipeline.diffusion.processes import Process, SpectralProcess
+from pipeline.diffusion.sampling import time_grid
+from pipeline.diffusion.windows import largest_step
 
 if TYPE_CHECKING:
     KernelUnion = Any
@@ -89,10 +91,11 @@ class SamplerSpec(Spec):
         """
         if self.log_snr_step is None or not isinstance(process, SpectralProcess):
             return self.over(process.num_levels)
-        change = float((process.marginal(1.0).gamma - process.marginal(0.0).gamma).max())
-        if not math.isfinite(change):
-            raise ConfigError(
-                "sampler: log_snr_step needs a schedule whose log SNR is finite at t = 0 and 1; use steps"
-            )
-        steps = max(1, math.ceil(change / self.log_snr_step - 1e-9))
+        steps = 1
+        while (rise := largest_step(process, time_grid(steps, self.spacing))) > self.log_snr_step * (1 + 1e-9):
+            if not math.isfinite(rise):
+                raise ConfigError(
+                    "sampler: log_snr_step needs a schedule whose log SNR is finite at t = 0 and 1; use steps"
+                )
+            steps = max(steps + 1, math.ceil(steps * rise / self.log_snr_step - 1e-9))
         return self.model_copy(update={"steps": steps, "log_snr_step": None})
