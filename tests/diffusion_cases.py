@@ -1,6 +1,7 @@
 """Small processes, data distributions and predictors with known answers, shared by the diffusion tests."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -120,3 +121,34 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
 def keyed_noise(step: int, name: str, shape: tuple[int, ...]) -> Tensor:
     """Unit normal noise that depends on the step only."""
     return normal(1000 + step, *shape)
+
+
+def affine(draw: Callable[[Any, Tensor], Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `draw(noise, x)`, affine in x `(batch, *shape)` and in noise: the constant, the matrix of x, the covariance.
+
+    Exact: every number that is drawn, and every entry of x, is 1 in one row of a batch and 0 in all others.
+    """
+    asked: dict[tuple[int, str], int] = {}
+    dim = math.prod(shape)
+
+    def recorded(step: int, name: str, asked_shape: tuple[int, ...]) -> Tensor:
+        asked[(step, name)] = math.prod(asked_shape[1:])
+        return torch.zeros(asked_shape, dtype=torch.float64)
+
+    draw(recorded, torch.zeros(1, *shape, dtype=torch.float64))
+    first = {}
+    total = 1 + dim
+    for key, size in asked.items():
+        first[key], total = total, total + size
+
+    def unit(step: int, name: str, asked_shape: tuple[int, ...]) -> Tensor:
+        noise = torch.zeros(total, asked[(step, name)], dtype=torch.float64)
+        rows = first[(step, name)] + torch.arange(asked[(step, name)])
+        noise[rows] = torch.eye(len(rows), dtype=torch.float64)
+        return noise.reshape(asked_shape)
+
+    x = torch.zeros(total, dim, dtype=torch.float64)
+    x[1 : 1 + dim] = torch.eye(dim)
+    out = draw(unit, x.reshape(total, *shape)).flatten(1)
+    responses = (out[1:] - out[0]).T
+    return out[0], responses[:, :dim], responses[:, dim:] @ responses[:, dim:].T

@@ -16,7 +16,7 @@ from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.processes import ProcessSpec
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.diffusion.sampling import time_grid
-from tests.diffusion_cases import Counted, normal, slow
+from tests.diffusion_cases import Counted, affine, normal, slow
 
 HEIGHT, WIDTH = 2, 4
 SHAPE, DIM = (1, HEIGHT, WIDTH), HEIGHT * WIDTH
@@ -68,33 +68,6 @@ def keyed(seed: int, batch: int) -> Callable[[int, str, tuple[int, ...]], Tensor
     return lambda step, name, shape: stream.normal(range(batch), step, name, shape[1:], torch.float64)
 
 
-def affine(draw: Callable[[Any, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of images that are an affine function of x and of noise: the constant, the matrix of x, and the covariance."""
-    asked: dict[tuple[int, str], int] = {}
-
-    def recorded(step: int, name: str, shape: tuple[int, ...]) -> Tensor:
-        asked[(step, name)] = math.prod(shape[1:])
-        return torch.zeros(shape, dtype=torch.float64)
-
-    draw(recorded, torch.zeros(1, *SHAPE).double())
-    first = {}
-    total = 1 + DIM
-    for key, size in asked.items():
-        first[key], total = total, total + size
-
-    def unit(step: int, name: str, shape: tuple[int, ...]) -> Tensor:
-        noise = torch.zeros(total, asked[(step, name)], dtype=torch.float64)
-        rows = first[(step, name)] + torch.arange(asked[(step, name)])
-        noise[rows] = torch.eye(len(rows), dtype=torch.float64)
-        return noise.reshape(shape)
-
-    x = torch.zeros(total, DIM, dtype=torch.float64)
-    x[1 : 1 + DIM] = torch.eye(DIM)
-    out = draw(unit, x.reshape(total, *SHAPE)).flatten(1)
-    responses = (out[1:] - out[0]).T
-    return out[0], responses[:, :DIM], responses[:, DIM:] @ responses[:, DIM:].T
-
-
 def conditional(num_known: int) -> tuple[Tensor, Tensor, Tensor]:
     """Constant, matrix and covariance of the new columns given the known ones."""
     full, known = covariance(), num_known > COLUMN
@@ -111,7 +84,7 @@ def law_of_extension(schedule: dict[str, Any], kernel: str, num_known: int, num_
             process, build_kernel({"kind": kernel}), predictor, x, num_known, time_grid(num_steps), noise=noise
         )
 
-    constant, of_x, spread = affine(draw)
+    constant, of_x, spread = affine(draw, SHAPE)
     known = num_known > COLUMN
     assert torch.equal(of_x[:, ~known], torch.zeros(DIM, int((~known).sum())).double())
     return constant[~known], of_x[~known][:, known], spread[~known][:, ~known]
@@ -269,7 +242,7 @@ def test_a_panorama_of_markov_columns_has_their_covariance(shift, num_new):
             process, build_kernel({"kind": "heun"}), stationary, first, num_new, shift, time_grid(80), noise=noise
         )
 
-    constant, of_x, spread = affine(draw)
+    constant, of_x, spread = affine(draw, SHAPE)
     assert float(constant.abs().max()) < 1e-12
     assert relative(of_x @ of_x.T + spread, covariance(WIDTH + num_new)) < 1.5e-2
 
