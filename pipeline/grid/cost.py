@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.grid.plan import Plan
 from pipeline.grid.tasks import Task
@@ -18,6 +19,7 @@ from pipeline.train.spec import TrainTask
 
 EFFICIENCY = 0.35  # of the matrix product's rate; small networks reach less, large ones more
 BACKWARD = 3.0  # forward and backward in units of a forward
+USUAL_LOG_SNR_RANGE = 20.0  # of a schedule from data to prior
 SECONDS_PER_CALL = 2e-3  # what a network call costs beside its arithmetic
 
 
@@ -62,6 +64,12 @@ def forward_flops(system: SystemSpec, shape: tuple[int, ...], num_classes: int |
     return float(counter.get_total_flops())
 
 
+def _steps_of(sampler: SamplerSpec) -> int:
+    """Steps of equal change of log SNR over a path of usual length; what it really is the data decide."""
+    assert sampler.log_snr_step is not None
+    return max(1, round(USUAL_LOG_SNR_RANGE / sampler.log_snr_step))
+
+
 def estimate(plan: Plan, missing: Mapping[Key, Task]) -> Cost:
     """Cost of the tasks that are missing."""
     rate = matmul_gflops() * 1e9 * EFFICIENCY
@@ -93,7 +101,7 @@ def estimate(plan: Plan, missing: Mapping[Key, Task]) -> Cost:
             continue
         num_images += spec.count
         if isinstance(spec.system, SystemSpec) and spec.sampler is not None:
-            calls = spec.sampler.kernel.build().nfe(spec.sampler.steps)
+            calls = spec.sampler.kernel.build().nfe(spec.sampler.steps or _steps_of(spec.sampler))
             work = per_image(spec.system, task.inputs["dataset"]) * spec.count
             sample_s += calls * (work / rate + SECONDS_PER_CALL * -(-spec.count // spec.batch_shape))
     return Cost(len(trainings), num_images, train_s / 3600, sample_s / 3600, rate / EFFICIENCY / 1e9)
