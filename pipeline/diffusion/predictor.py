@@ -205,6 +205,24 @@ class Predictor:
         self.process = process
         self.precondition = Precondition(process, prediction)
 
+    def under(self, process: Process) -> "Predictor":
+        """The same network under another schedule: what it needs to know of one is the noise state gamma(t).
+
+        Whether it does know is a matter of its training; an exact or an amortised network does, inside its box.
+
+        Raises:
+            ConfigError: the process has another basis, prior, centre or shape, so that gamma means something else.
+        """
+        for name in ("basis", "prior", "centre"):
+            own, other = (getattr(of.spec, name, None) for of in (self.process, process))
+            if own != other:
+                raise ConfigError(
+                    f"a schedule is swapped on one {name}: the network is of {own}, the process of {other}"
+                )
+        if tuple(self.process.shape) != tuple(process.shape):
+            raise ConfigError(f"the network is for data of shape {self.process.shape}, the process for {process.shape}")
+        return Predictor(self.network, process, self.precondition.target)
+
     def __call__(
         self, u_t: Float[Tensor, "batch J dim"], t: Tensor | float, cond: Condition | None = None
     ) -> Prediction:

@@ -79,7 +79,7 @@ def posterior_weights(process: SpectralProcess, s: Tensor, t: Tensor) -> tuple[T
     The mean is linear in both, so that the weights are its values at unit arguments: the state itself need not be
     float64, nor live where the times do.
     """
-    one = torch.ones(1, process.marginal(t).sigma.shape[1], dtype=torch.float64, device=t.device)
+    one = torch.ones_like(process.marginal(t).sigma)
     of_state, covariance = process.posterior(one[:, None], 0 * one, s, t)
     of_data, _ = process.posterior(0 * one[:, None], one, s, t)
     return of_state[:, 0], of_data[:, 0], covariance[:, 0, 0]
