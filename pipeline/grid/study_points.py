@@ -23,8 +23,8 @@ OF_TRAINING = ("training", "amortise")
 """Settings that say how a network was trained, as overrides of `train` do; all others say what it is asked to do."""
 NAMES = {"pca": "PCA", "dct": "DCT", "fourier": "Fourier", "haar": "Haar", "pixel": "pixel"}
 TRAININGS = {"amortised": "amortised", "per_cell": "own network", "oracle": "exact predictor"}
-COARSE_SHARE = 0.6
-"""A value whose points reach over less of the other axis belongs to a finer set inside a box."""
+COARSE_SHARE = 0.5
+"""A value whose points reach over less than this of the other axis belongs to a finer set inside a box."""
 _DIGITS = 9
 
 
@@ -137,13 +137,23 @@ def mean_over_seeds(values: Sequence[tuple[float, float]]) -> tuple[float, float
 
 
 def grouped(points: Iterable[StudyPoint], family: Family) -> dict[Settings, dict[Place, list[StudyPoint]]]:
-    """Points by series and place, one per seed; of samplers that do not matter the first one that has a value."""
+    """Points by series and place, one per seed; of samplers that do not matter the first one that has a value.
+
+    Points without the metric, which may not name a sampler, belong to every sampler of their settings.
+    """
+    points = list(points)
+    measured: dict[Settings, dict[Settings, None]] = {}
+    for point in points:
+        if point.value(family) is not None:
+            measured.setdefault(tuple(point.settings.items()), {})[point.series(family)] = None
     groups: dict[Settings, dict[Place, dict[int, StudyPoint]]] = {}
     for point in points:
-        seeds = groups.setdefault(point.series(family), {}).setdefault(point.place, {})
-        known = seeds.get(point.seed)
-        if known is None or (known.value(family) is None and point.value(family) is not None):
-            seeds[point.seed] = point
+        own, has_value = (point.series(family),), point.value(family) is not None
+        for series in own if has_value else measured.get(tuple(point.settings.items()), own):
+            seeds = groups.setdefault(series, {}).setdefault(point.place, {})
+            known = seeds.get(point.seed)
+            if known is None or (has_value and known.value(family) is None):
+                seeds[point.seed] = point
     return {
         series: {place: list(seeds.values()) for place, seeds in sorted(places.items())}
         for series, places in groups.items()
@@ -204,7 +214,9 @@ def coarse_and_fine(places: Sequence[Place]) -> tuple[Axes, Axes | None]:
     A value belongs to the whole range where its points reach over most of the other axis.
     """
     known = set(places)
-    coarse = tuple(sorted(x for x, reach in _reaches(places, axis).items() if reach >= COARSE_SHARE) for axis in (0, 1))
+    coarse = tuple(
+        sorted(x for x, reach in _reaches(places, axis).items() if reach > COARSE_SHARE - 1e-6) for axis in (0, 1)
+    )
     rest = [place for place in known if place[0] not in coarse[0] or place[1] not in coarse[1]]
     if not rest or min(map(len, coarse)) < 2:
         every = (sorted({a for a, _ in known}), sorted({r for _, r in known}))
