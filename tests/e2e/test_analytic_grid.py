@@ -27,7 +27,7 @@ def small_grid(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", ["run"])
+@pytest.mark.parametrize("verb", ["run", "tune"])
 def test_exact_predictors_reproduce_the_reference_without_a_training(verb: str, tmp_path: Path) -> None:
     grid, store = small_grid(tmp_path), str(tmp_path / "store")
     finished = run(verb, str(grid), "--store", store, "--tracking", "none")
