@@ -167,9 +167,9 @@ def softness_curves(points: Sequence[StudyPoint], family: Family) -> tuple[float
     """
     smallest = min((point.place[1] for point in points), default=0.0)
     groups = grouped((point for point in points if point.place[1] == smallest), family)
+    tasks = list(dict.fromkeys(_of_task(series) for series in groups))  # also of what is left out: colours stay
     groups = {series: places for series, places in groups.items() if any(_measured(p, family) for p in places.values())}
     shown = labels(list(groups))
-    tasks = list(dict.fromkeys(_of_task(series) for series in groups))
     trainings = list(dict.fromkeys(_of_training(series) for series in groups))
     curves: list[Curve] = []
     for series, places in groups.items():

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from pipeline.config import Document
+from pipeline.grid import make_plan
+from pipeline.grid.spec import grid_from
 from pipeline.grid.study_drawings import bars
-from pipeline.grid.study_points import coarse_and_fine, mean_over_seeds, softness_curves, softness_panels
+from pipeline.grid.study_points import coarse_and_fine, mean_over_seeds, softness_curves, softness_panels, study_points
 from pipeline.report.gud_maps import State
+from tests.grids import TINY, merged
 from tests.gud_points import both, elbo, point
 
 
@@ -176,3 +180,24 @@ def test_a_handful_of_networks_of_their_own_is_no_map() -> None:
 def test_a_missing_corner_does_not_turn_its_row_into_a_finer_set() -> None:
     places = [(a, r) for a in (0.4, 0.8, 1.2, 1.6) for r in (0.0, 0.25, 0.5, 0.75, 1.0) if (a, r) != (0.4, 1.0)]
     assert coarse_and_fine(places) == (([0.4, 0.8, 1.2, 1.6], [0.0, 0.25, 0.5, 0.75, 1.0]), None)
+
+
+def test_standard_diffusion_under_its_other_name_is_the_point_at_one_and_controls_are_none() -> None:
+    twin = {"kind": "log_linear", "log_snr_data": 7, "log_snr_prior": -7}
+    blocks = [
+        {"baseline": "ddpm", "basis": "pca", "centre": "mean", "schedule": twin},
+        {"baseline": "gud", "softness_a": [0.4, 1.0]},
+        {"baseline": "gud", "softness_a": 1.0, "amortise": {"softness_a": [0.4, 1.6]}},
+        {"baseline": ["gaussian", "test_split"]},
+        {"baseline": "ddpm", "schedule": "cosine"},
+    ]
+    plan = make_plan(grid_from(Document(merged(TINY, {"grid": blocks}), source="grid.yaml")))
+    found = study_points((cell, None) for cell in plan.cells)
+    assert [(p.settings["training"], p.place) for p in found] == [
+        ("per_cell", (1.0, 0.0)),
+        ("per_cell", (0.4, 0.0)),
+        ("amortised", (1.0, 0.0)),
+    ]
+    assert len({p.task for p in found}) == 1
+    assert {p.images for p in found} == {20 * 32}
+    assert {p.sampler for p in found} == {"ddim 3"}
