@@ -80,6 +80,27 @@ def run(request: Any) -> None:
     sys.exit(_exit_code(report))
 
 
+@cli.command()
+@_options
+@click.option("--address", default=None, help="Ray cluster to join (else RAY_ADDRESS, else Ray on this machine).")
+@click.option("--units", "max_units", type=click.IntRange(min=1), default=None, help="CPUs (or GPUs) to use at most.")
+def tune(request: Any) -> None:
+    """Let Ray Tune evaluate the points of a grid: all, the promising ones (staged), or those of a search."""
+    from pipeline.grid import overview, session
+    from pipeline.tune import driver, report
+
+    grid = session.load_grid(request.grid, request.overrides)
+    store = session.opened(request)
+    done, tracking = driver.tune_grid(request, grid, store, show=overview.ProgressPrinter(click.echo))
+    if done.run.refusal is not None:
+        raise DataError(done.run.refusal)
+    for line in overview.report_lines(done.plan, store, done.run, tracking):
+        click.echo(line)
+    for line in report.tune_lines(done):
+        click.echo(line)
+    sys.exit(_exit_code(done.run))
+
+
 def _exit_code(report: Any) -> int:
     if report.interrupted:
         return EXIT_INTERRUPTED

@@ -155,10 +155,10 @@ def settled_plan(grid: GridSpec, store: Store, root: str | None = None) -> Plan:
     A point that was not promoted stays at its own rung; one that has no results stands with the last rung's rows. A
     search's plan holds the grid's own points and those that were proposed.
     """
-    return settled(grid, rung_plans(grid, store, root), store)
+    return settled(rung_plans(grid, store, root), store)
 
 
-def settled(grid: GridSpec, plans: Sequence[Plan], store: Store) -> Plan:
+def settled(plans: Sequence[Plan], store: Store) -> Plan:
     """`settled_plan` of plans that are made already."""
     if len(plans) == 1:
         return plans[0]

@@ -1,0 +1,1 @@
+"""`tune`: Ray Tune drives the evaluation of a grid's points, on top of the store."""
