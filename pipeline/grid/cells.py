@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.baselines.canonical import trained_system
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Spec, parse
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
@@ -17,7 +18,7 @@ from pipeline.grid.tasks import Task
 from pipeline.ingest.sources import pin
 from pipeline.ingest.statistics import StatisticsSpec
 from pipeline.ingest.terminal import TerminalFit
-from pipeline.sample.blocks import SamplerSpec, sample_blocks
+from pipeline.sample.blocks import sample_blocks
 from pipeline.sample.study import StudySpec, applies
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask

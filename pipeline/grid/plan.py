@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.baselines.canonical import canonical_system
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import ConfigError, DataError, Spec, parse, union
 from pipeline.diffusion.kernels import WALKS_LEVELS
@@ -17,7 +18,6 @@ from pipeline.grid.cells import CellTasks, cell_tasks, pinned_source
 from pipeline.grid.spec import ExperimentSpec, GridSpec
 from pipeline.grid.tasks import Task
 from pipeline.grid.validity import refusal
-from pipeline.sample.blocks import SamplerSpec
 from pipeline.store import Key, Store, fingerprint
 from pipeline.store.layout import QUARANTINE, key_of
 

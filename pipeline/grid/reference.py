@@ -16,6 +16,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from pipeline.baselines import BASELINES, Baseline
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.config import Spec
 from pipeline.diffusion.bases import BASES, build_basis
 from pipeline.diffusion.kernels import KERNELS
@@ -44,7 +45,6 @@ from pipeline.grid.validity import RULES, refusal
 from pipeline.ingest.images import ImageFormat
 from pipeline.ingest.sources import SOURCES, SourceSpec
 from pipeline.networks import NETWORKS, mlp, unet
-from pipeline.sample.blocks import SamplerSpec
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipeline.baselines import BASELINES
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Document, Spec, closest, load_yaml, parse, runtime, union, with_overrides
 from pipeline.config.errors import ConfigError
@@ -13,7 +14,6 @@ from pipeline.diffusion.likelihoods import LIKELIHOODS
 from pipeline.grid.axes import SPELLINGS, combinations
 from pipeline.ingest.sources import SOURCES
 from pipeline.networks import NETWORKS
-from pipeline.sample.blocks import SamplerSpec
 from pipeline.sample.study import Kind as StudyKind
 from pipeline.train.spec import AverageSpec, TrainSpec
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.baselines.devices import placed
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.start import terminal_of
 from pipeline.baselines.system import SystemSpec, load_predictor, read_statistics
 from pipeline.baselines.threads import single_thread
@@ -16,7 +17,7 @@ from pipeline.diffusion.predictor import Condition, Predictor
 from pipeline.diffusion.processes import Terminal
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.diffusion.sampling import sample, time_grid
-from pipeline.sample.blocks import SampleBlock, SamplerSpec
+from pipeline.sample.blocks import SampleBlock
 from pipeline.sample.previews import preview
 from pipeline.shards import ShardWriter, read_split, split_index, to_levels
 from pipeline.shards.writer import SAMPLES_PER_BLOCK

@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.baselines.devices import DEVICE_PATTERN, placed
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.baselines.threads import single_thread
 from pipeline.config import Spec, runtime
 from pipeline.diffusion.extension import is_column_ordered
-from pipeline.sample.blocks import SamplerSpec
 from pipeline.sample.study_kinds import STUDIES
 from pipeline.sample.study_scene import Scene
 from pipeline.store import Artifact, Attempt

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.start import terminal_of
 from pipeline.baselines.system import SystemSpec, load_encoder, load_predictor, system_for
 from pipeline.config import ConfigError
@@ -15,7 +16,6 @@ from pipeline.diffusion.predictor import Condition, Predictor
 from pipeline.diffusion.processes import Process, Terminal
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.diffusion.sampling import NoiseSource, time_grid
-from pipeline.sample.blocks import SamplerSpec
 from pipeline.sample.stage import prior_latents
 from pipeline.sample.study_paths import Conditions, Encoder, Encoding, Walk
 from pipeline.shards import read_split, split_index, to_float

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.baselines import BASELINES
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import System, SystemSpec, build_system
 from pipeline.config import parse
 from pipeline.diffusion.kernels import build_kernel
@@ -18,7 +19,6 @@ from pipeline.diffusion.sampling import sample, time_grid
 from pipeline.diffusion.statistics import Statistics
 from pipeline.grid.axes import combinations
 from pipeline.grid.validity import refusal
-from pipeline.sample.blocks import SamplerSpec
 
 SHAPE = (3, 16, 16)
 ROWS = 4

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import build_system
 from pipeline.config import ConfigError, parse
 from pipeline.diffusion import Statistics, build_kernel, build_process, sample
@@ -16,7 +17,6 @@ from pipeline.grid import make_plan
 from pipeline.grid.plan import Plan
 from pipeline.grid.spec import GridSpec
 from pipeline.networks.embeddings import NoiseFeatures
-from pipeline.sample.blocks import SamplerSpec
 from tests.diffusion_cases import DIM, IMAGE_SHAPE, gaussian_oracle, image_statistics, normal, vector_process
 from tests.grids import TINY, merged
 

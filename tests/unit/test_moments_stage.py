@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.config import DataError, parse
 from pipeline.evaluate import moments
 from pipeline.evaluate.moments import MomentsSpec, RunningMoments, moments_method
 from pipeline.sample import stage as sample_stage
-from pipeline.sample.blocks import SamplerSpec, sample_blocks
+from pipeline.sample.blocks import sample_blocks
 from pipeline.shards import read_split, to_float
 from pipeline.store import Artifact, Store, open_store
 from tests import stage_cases

@@ -9,9 +9,10 @@ import torch
 import webdataset
 from PIL import Image
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.config import ConfigError, parse
 from pipeline.sample import stage
-from pipeline.sample.blocks import SampleBlock, SamplerSpec, sample_blocks
+from pipeline.sample.blocks import SampleBlock, sample_blocks
 from pipeline.shards import read_split, to_float
 from pipeline.store import Artifact, Store, open_store
 from tests import stage_cases

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec, build_system
 from pipeline.config import ConfigError, parse
 from pipeline.sample import stage as sample_stage
 from pipeline.sample import study
-from pipeline.sample.blocks import SamplerSpec, sample_blocks
+from pipeline.sample.blocks import sample_blocks
 from pipeline.sample.study_figures import Group, Panel, image_sheet, step_chart
 from pipeline.sample.study_kinds import STUDIES
 from pipeline.sample.study_scene import Scene
