@@ -231,10 +231,12 @@ def _continued(trainable: Any, folder: Path) -> Any | None:
     if (folder / FINISHED).exists() or not tune.Tuner.can_restore(str(folder)):
         return None
     try:
-        return tune.Tuner.restore(str(folder), trainable=trainable, resume_errored=True)
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_errored=True)
     except Exception as error:  # written by another version, or cut off: nothing is lost, the store has the results
         log.warning("event=experiment_not_continued folder=%s reason=%r", folder, error)
         return None
+    log.info("event=experiment_continued folder=%s", folder)
+    return tuner
 
 
 def _cause(error: BaseException) -> BaseException:
