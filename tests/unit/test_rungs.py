@@ -115,7 +115,7 @@ def test_a_point_that_failed_does_not_go_on(tmp_path: Path) -> None:
 
 
 def test_rows_without_the_metric_always_go_on(tmp_path: Path) -> None:
-    offsets = {name: None for name in ("gud/a=0.4", "gud/a=0.8", "gud/a=1.2", "gud/a=1.6", "gaussian")}
+    offsets = dict.fromkeys(("gud/a=0.4", "gud/a=0.8", "gud/a=1.2", "gud/a=1.6", "gaussian"))
     store = store_with_bounds(tmp_path, offsets)
     grid = tuned(tune={"promote": 1})
     assert len(promoted(grid, rung_plans(grid, store, None)[0], store)) == 5
