@@ -32,7 +32,7 @@ SMALLEST = 1e-9  # Fréchet distances below it are round-off and have no relativ
 def main() -> None:
     """Print one line per sampler, and one for all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", required=True)
+    parser.add_argument("--store", default="runs")
     parser.add_argument("--grid", default=str(ROOT / "grids" / "gud_analytic_grid.yaml"))
     parser.add_argument("--set", action="append", default=[], help="as for `tune`, for a part of the grid")
     arguments = parser.parse_args()
