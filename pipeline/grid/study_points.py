@@ -107,7 +107,8 @@ def study_points(cells: Iterable[tuple[Cell, Result | None]]) -> list[StudyPoint
         }
         settings |= {name: value for name, value in params.items() if _is_override(name)}
         train = None if cell.tasks.training is None else cell.tasks.training.spec.train  # pyright: ignore[reportAttributeAccessIssue]
-        sampler = " ".join(str(params[name]) for name in ("sampler", "steps", "log_snr_step") if name in params)
+        length = f"steps of {params['log_snr_step']:g} in log SNR" if "log_snr_step" in params else params.get("steps")
+        sampler = f"{params.get('sampler', '')} {length}"
         place = (round(schedule.softness_a, _DIGITS), round(schedule.ordering_r, _DIGITS))
         images = None if train is None else int(train.steps) * int(train.batch)
         named = {name: str(value) for name, value in settings.items()}

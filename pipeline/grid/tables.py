@@ -13,6 +13,10 @@ HIDDEN = ("degradation", "centre", "loss", "weighting", "clip", "log_snr_data", 
 """Parameters that a table shows only when the grid varies them within a baseline."""
 
 
+LENGTHS = ("steps", "log_snr_step")
+"""Parameters of which every sampler has one; the other one is missing then."""
+
+
 def compared_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """Finished rows, each with its axes and how it differs from the best row."""
     rows = finished_rows(plan, store)
@@ -31,8 +35,8 @@ def _varying(plan: Plan) -> set[str]:
     for name in {name for cell in plan.cells for name in cell.params}:
         by_baseline: dict[Any, set[str]] = {}
         for cell in plan.cells:
-            if name in cell.params:
-                by_baseline.setdefault(cell.params["baseline"], set()).add(str(cell.params[name]))
+            if name in cell.params or (name in LENGTHS and "sampler" in cell.params):
+                by_baseline.setdefault(cell.params["baseline"], set()).add(str(cell.params.get(name, "")))
         differs_within = any(len(values) > 1 for values in by_baseline.values())
         differs_between = len(set().union(*by_baseline.values())) > 1 and name not in HIDDEN
         if (differs_within or differs_between) and name not in DERIVED:
