@@ -97,12 +97,13 @@ def _put_aside(store: Store) -> list[Key]:
     return [key for key in map(key_of, names) if key is not None]
 
 
-def make_plan(grid: GridSpec, *, root: str | None = None) -> Plan:
+def make_plan(grid: GridSpec, *, root: str | None = None, pinned: dict[str, Any] | None = None) -> Plan:
     """Expand a grid.
 
     Args:
         grid: the grid file.
         root: folder below which relative data locations lie; the digest of every data set is read from there.
+        pinned: data sets whose digest is known; those that are read are added, so that several plans read each once.
 
     Raises:
         ConfigError: nothing is left to run, or a combination cannot be expanded.
@@ -112,7 +113,7 @@ def make_plan(grid: GridSpec, *, root: str | None = None) -> Plan:
     merged: list[tuple[str, str]] = []
     drafts: list[_Draft] = []
     by_key: dict[Key, _Draft] = {}
-    pinned: dict[str, Any] = {}
+    pinned = {} if pinned is None else pinned
     for combination in combinations(grid.grid):
         reason = refusal(combination)
         if reason is not None:

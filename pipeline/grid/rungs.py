@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.baselines import BASELINES
 from pipeline.config import ConfigError
@@ -42,18 +43,25 @@ def _up_to(grid: GridSpec, rungs: Sequence[Sequence[str]]) -> GridSpec:
     )
 
 
-def rung_plans(grid: GridSpec, store: Store | None, root: str | None) -> tuple[Plan, ...]:
+def rung_plans(
+    grid: GridSpec, store: Store | None, root: str | None, pinned: dict[str, Any] | None = None
+) -> tuple[Plan, ...]:
     """The plan of every rung; a search's has the rows of the points that were proposed so far.
+
+    Args:
+        grid, store, root: see `session_plan`.
+        pinned: see `make_plan`.
 
     Raises:
         ConfigError: see `make_plan`; the gud rows end at different noise levels; the search cannot work.
     """
     check_search(grid)
+    pinned = {} if pinned is None else pinned
     proposals = [] if store is None else read_proposals(store, grid)
     if proposals:
-        plans = (replace(make_plan(with_proposals(grid, proposals), root=root), grid=grid),)
+        plans = (replace(make_plan(with_proposals(grid, proposals), root=root, pinned=pinned), grid=grid),)
     else:
-        plans = tuple(make_plan(rung, root=root) for rung in rung_grids(grid))
+        plans = tuple(make_plan(rung, root=root, pinned=pinned) for rung in rung_grids(grid))
     check_ends(plans[-1])
     return plans
 

@@ -50,17 +50,18 @@ def tune_grid(request: Request, grid: GridSpec, store: Store, *, show: Show) -> 
     started = time.monotonic()
     grid = grid if grid.tune is not None else grid.model_copy(update={"tune": TuneSpec()})
     root = str(Path(request.data_root()).absolute()) if "://" not in request.data_root() else request.data_root()
-    plans = rung_plans(grid, store, root)
+    pinned: dict[str, Any] = {}
+    plans = rung_plans(grid, store, root, pinned)
     if search_of(grid) is not None:
-        corner_plans(grid, root)
+        corner_plans(grid, root, pinned)
     shown = settled(plans, store)
     with grid_lease(store, shown):
         tracker = tracker_for(shown, store, request.tracking_uri())
-        tuning = Tuning(request, grid, root, store, tracker, show)
+        tuning = Tuning(request, grid, root, pinned, store, tracker, show)
         is_finished = False
         try:
             tuning.run(plans)
-            shown = settled(rung_plans(grid, store, root) if search_of(grid) else plans, store)
+            shown = settled(rung_plans(grid, store, root, pinned) if search_of(grid) else plans, store)
             tuning.remember(shown, plans)
             for record in records(shown, store):
                 tracker.put(record)
@@ -85,6 +86,7 @@ class Tuning:
     request: Request
     grid: GridSpec
     root: str
+    pinned: dict[str, Any]
     store: Store
     tracker: Tracker
     show: Show
@@ -128,14 +130,16 @@ class Tuning:
         failures: dict[str, str] = {}
         executed = 0
         for _ in range(HEALING_ROUNDS):
-            missing = part.missing(self.store)
-            if not missing or self.must_end:
+            if self.must_end or not part.missing(self.store):
                 break
             self.prepare(part)
-            left = {key for key in part.missing(self.store) if is_shared(part.tasks[key])}
-            lacking = [point for point in points if not point.is_done(self.store)]
-            ready = [point for point in lacking if not _needs(point, left)]
-            if not ready or self.must_end:
+            left = part.missing(self.store)
+            shared = {key for key, task in left.items() if is_shared(task)}
+            lacking = [
+                point for point in points if not point.is_done(self.store) or _needs(point, left.keys() - shared)
+            ]
+            ready = [point for point in lacking if not _needs(point, shared)]
+            if self.must_end or not ready:
                 break
             failures, was_continued = self._trials(number, title, plan, points, ready)
             undone = [point for point in ready if not point.is_done(self.store)]
@@ -164,7 +168,7 @@ class Tuning:
         from pipeline.tune.experiment import experiment_folder, run_listed
 
         works = {point.name: Work(point.name, number, of_points(plan, [point])) for point in points}
-        before = {point.name: set(self.log.read(number, point.name).seconds) for point in ready}
+        before = {point.name: works[point.name].plan.missing(self.store) for point in ready}
         watch = Watch(title, len(ready), self.show, self.status)
         identity = of_points(plan, points).fingerprint
         with stop_signal() as watch.stop:
@@ -191,19 +195,24 @@ class Tuning:
         self._interrupted |= watch.stop.is_set()
         self._stopped = self._stopped or watch.stopped
 
-    def settle(self, work: Work, before: set[str]) -> None:
-        """Count the tasks that a trial ran in this command, and keep their times where rows look for them."""
+    def settle(self, work: Work, before: Mapping[Key, Task]) -> None:
+        """Count the tasks that a trial ran in this command, and keep their times where rows look for them.
+
+        Args:
+            work: of the trial.
+            before: its tasks that were missing when the command began.
+        """
         record = self.log.read(work.rung, work.point)
         timings = Timings(self.store, self.grid.name)
-        tasks = {str(key): task for key, task in work.plan.tasks.items()}
-        for name, seconds in record.seconds.items():
-            if name in tasks and name not in before and self.store.find(tasks[name].key) is not None:
-                self._executed[tasks[name].stage] += 1
-                self._evaluated[tasks[name].key] = tasks[name]
-                if tasks[name].stage != "result":
-                    timings.add(Outcome(tasks[name].key, seconds=seconds))
+        after = work.plan.missing(self.store)
+        for key, task in before.items():
+            if key not in after:
+                self._executed[task.stage] += 1
+                self._evaluated[key] = task
+                if task.stage != "result" and str(key) in record.seconds:
+                    timings.add(Outcome(key, seconds=record.seconds[str(key)]))
         timings.save()
-        if not work.plan.missing(self.store):
+        if not after:
             settle_record(self.log, record)
 
     def failure(self, rung: int, point: str, lost: str | None) -> str | None:

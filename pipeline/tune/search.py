@@ -1,5 +1,6 @@
 """The search of a grid: Optuna proposes points, each becomes rows like any other, and Tune evaluates them."""
 
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pipeline.grid.records import finished_rows
 from pipeline.grid.run import stop_signal
 from pipeline.grid.rungs import rung_plans
 from pipeline.grid.spec import GridSpec
+from pipeline.grid.tasks import Task
 from pipeline.store import Key, fingerprint
 from pipeline.tune.report import RungCount
 from pipeline.tune.watch import Watch
@@ -27,7 +29,6 @@ from pipeline.tune.work import ProposedWork, Work, proposal_name
 if TYPE_CHECKING:
     from pipeline.tune.driver import Tuning
 
-RUNG = 1
 TITLE = "search"
 
 
@@ -44,7 +45,7 @@ def search_points(tuning: "Tuning") -> None:
     if num_left <= 0:
         tuning.rungs.append(RungCount(TITLE, search.num_trials, 0))
         return
-    corners = corner_plans(grid, tuning.root)
+    corners = corner_plans(grid, tuning.root, tuning.pinned)
     common = set[Key].intersection(*(set(plan.tasks) for plan in corners))
     tuning.prepare(corners[0], lambda task: task.key in common)
     if tuning.must_end:
@@ -53,22 +54,23 @@ def search_points(tuning: "Tuning") -> None:
     from pipeline.tune.experiment import experiment_folder, run_search
     from pipeline.tune.searcher import PointSearch
 
-    proposed: dict[str, Proposal] = {}
-    before: dict[str, set[str]] = {}
+    planner = ProposedWork(grid, tuning.root, tuning.pinned)
+    works: dict[str, tuple[Work, Mapping[Key, Task]]] = {}
+    trials: set[str] = set()
 
     def began(trial: str, config: dict[str, Any]) -> None:
-        proposal = rounded(search, config)
-        proposed[trial] = proposal
-        name = proposal_name(proposal)
-        before.setdefault(name, set(tuning.log.read(RUNG, name).seconds))
-        add_proposal(store, grid, trial, proposal)
+        add_proposal(store, grid, trial, rounded(search, config))
+        trials.add(trial)
+        work = planner.work(config)
+        if work.point not in works:
+            works[work.point] = work, work.plan.missing(store)
 
     watch = Watch(TITLE, num_left, tuning.show, tuning.status, began)
     identity = fingerprint("search", 1, search.model_dump(mode="json"), {"first": corners[0].cells[0].key})
     with stop_signal() as watch.stop:
         ended = run_search(
             PointSearch(search, _known(tuning)),
-            ProposedWork(grid, tuning.root),
+            planner,
             num_trials=num_left,
             store=store,
             grid=grid.name,
@@ -79,21 +81,19 @@ def search_points(tuning: "Tuning") -> None:
         tuning.after_trials(watch)
     failures: dict[str, str] = {}
     executed = 0
-    for name, proposal in {proposal_name(proposal): proposal for proposal in proposed.values()}.items():
-        work = Work(name, RUNG, make_plan(proposal_grid(grid, proposal), root=tuning.root))
-        record = tuning.log.read(RUNG, name)
+    for name, (work, before) in works.items():
+        tuning.settle(work, before)
         is_done = not work.plan.missing(store)
-        executed += is_done and bool(record.seconds.keys() - before[name])
-        tuning.settle(work, before[name])
-        reason = tuning.failure(RUNG, name, ended.lost.get(name))
+        executed += bool(before) and is_done
+        reason = tuning.failure(work.rung, name, ended.lost.get(name))
         if not is_done and reason:
             failures[f"trial {name} ({TITLE})"] = reason
     tuning.fail(failures)
-    tuning.rungs.append(RungCount(TITLE, len(proposed), executed, len(failures)))
+    tuning.rungs.append(RungCount(TITLE, len(trials), executed, len(failures)))
 
 
-def corner_plans(grid: GridSpec, root: str) -> list[Plan]:
-    """Plans of two opposite corners of the searched space.
+def corner_plans(grid: GridSpec, root: str, pinned: dict[str, Any]) -> list[Plan]:
+    """Plans of two opposite corners of the searched space; `pinned`: see `make_plan`.
 
     Raises:
         ConfigError: a corner is no valid combination, for example because no network was trained for it.
@@ -101,7 +101,7 @@ def corner_plans(grid: GridSpec, root: str) -> list[Plan]:
     search = search_of(grid)
     assert search is not None
     corners = [{name: ends[index] for name, ends in bounds(search).items()} for index in (0, 1)]
-    return [make_plan(proposal_grid(grid, corner), root=root) for corner in corners]
+    return [make_plan(proposal_grid(grid, corner), root=root, pinned=pinned) for corner in corners]
 
 
 def _known(tuning: "Tuning") -> list[tuple[Proposal, float]]:
@@ -109,11 +109,11 @@ def _known(tuning: "Tuning") -> list[tuple[Proposal, float]]:
     grid, store = tuning.grid, tuning.store
     search = search_of(grid)
     assert search is not None
-    points = points_of(rung_plans(grid, store, tuning.root)[-1])
+    points = points_of(rung_plans(grid, store, tuning.root, tuning.pinned)[-1])
     inside = [rounded(search, point.params) for point in points if is_inside(search, point.params)]
     known: list[tuple[Proposal, float]] = []
     for proposal in {proposal_name(proposal): proposal for proposal in inside}.values():
-        plan = make_plan(proposal_grid(grid, proposal), root=tuning.root)
+        plan = make_plan(proposal_grid(grid, proposal), root=tuning.root, pinned=tuning.pinned)
         rows = finished_rows(plan, store)
         values = [row.metrics[search.metric] for row in rows if search.metric in row.metrics]
         if values and len(rows) == len(plan.cells):

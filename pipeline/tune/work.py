@@ -64,11 +64,15 @@ class ListedWork:
 class ProposedWork:
     """Trials of a search; the configuration holds coordinates, which are rounded and planned where the trial runs.
 
-    The data folder has to be visible there, as it is to the ingest stage.
+    Attributes:
+        grid: with a search.
+        root: folder of relative data locations.
+        pinned: the data sets with their digests, so that no trial reads them.
     """
 
     grid: GridSpec
     root: str
+    pinned: Mapping[str, Any] = field(repr=False)
 
     def name(self, config: Mapping[str, Any]) -> str:
         """Name of the proposal."""
@@ -81,7 +85,8 @@ class ProposedWork:
             ConfigError: the proposal is no valid combination.
         """
         proposal = self._proposal(config)
-        return Work(proposal_name(proposal), 1, make_plan(proposal_grid(self.grid, proposal), root=self.root))
+        plan = make_plan(proposal_grid(self.grid, proposal), root=self.root, pinned=dict(self.pinned))
+        return Work(proposal_name(proposal), 1, plan)
 
     def _proposal(self, config: Mapping[str, Any]) -> Proposal:
         search = search_of(self.grid)

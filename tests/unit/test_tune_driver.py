@@ -166,3 +166,23 @@ def test_proposals_of_earlier_commands_are_rows_of_the_grid(tmp_path: Path, comm
     out = command("plan", *options).out
     assert "grid tuned: 2 rows, 1 trainings" in out, "1.0 is a row of the file, 5.0 lies outside the space"
     assert "a=0.7" in out
+
+
+@pytest.mark.slow
+def test_a_damaged_block_of_a_finished_point_is_made_again(
+    tmp_path: Path, command: CommandLine, local: LocalTune
+) -> None:
+    quick = arguments(tmp_path, **QUICK)
+    assert command("tune", *quick).code == 0
+    store = open_store(tmp_path / "store")
+    key = next(iter(store.keys("likelihood")))
+    artifact = store.find(key)
+    assert artifact is not None
+    path = Path(str(artifact.path("likelihood.npz")))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert command("verify", *quick[1:3], "--repair").code == 0
+    again = command("tune", *quick)
+    assert (again.code, "trials 1 of 5 points" in again.out) == (0, True), again.out
+    assert "likelihood 1" in again.out
+    assert command("verify", *quick[1:3]).code == 0
