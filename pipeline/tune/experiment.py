@@ -5,6 +5,7 @@ of this user and never in a store, which may come from elsewhere.
 """
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -228,7 +229,10 @@ def _run(trainable: Any, space: dict[str, Any], config: Any, *, planner: Planner
 
 def _continued(trainable: Any, folder: Path) -> Any | None:
     """The tuner of an experiment that was killed or interrupted, or None where a fresh one has to be made."""
-    if (folder / FINISHED).exists() or not tune.Tuner.can_restore(str(folder)):
+    if (folder / FINISHED).exists() or not tune.Tuner.can_restore(str(folder)) or not _has_state(folder):
+        return None
+    if not all(_is_private(path) for path in (folder.parent, folder)):
+        log.warning("event=experiment_not_continued folder=%s reason='others may write there'", folder)
         return None
     try:
         tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_errored=True)
@@ -237,6 +241,21 @@ def _continued(trainable: Any, folder: Path) -> Any | None:
         return None
     log.info("event=experiment_continued folder=%s", folder)
     return tuner
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can have put anything there: what is unpickled runs as code."""
+    status = folder.stat(follow_symlinks=False)
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _has_state(folder: Path) -> bool:
+    """Whether the newest snapshot of the trials is there and whole: without it Tune would begin one without a point."""
+    snapshots = sorted(folder.glob("experiment_state-*.json"))
+    try:
+        return bool(snapshots) and isinstance(json.loads(snapshots[-1].read_text()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _cause(error: BaseException) -> BaseException:
