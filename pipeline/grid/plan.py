@@ -304,10 +304,11 @@ def _family_params(combination: Combination) -> dict[str, Any]:
     return {**softness, "training": "amortised", "amortise": box}
 
 
-def _stated(name: str, value: Any) -> str:
-    """One axis in a row's name."""
+def _stated(name: str, value: Any, *, several_boxes: bool) -> str:
+    """One axis in a row's name; the box of an amortised training where there are several."""
     if name == "amortise" and value is not None:
-        return ",".join(["amortised", *(f"{_PREFIXED[key]}{low:g}..{high:g}" for key, (low, high) in value.items())])
+        sides = [f"{_PREFIXED[key]}{low:g}..{high:g}" for key, (low, high) in value.items()]
+        return ",".join(["amortised", *(sides if several_boxes else ())])
     return f"{_PREFIXED.get(name, '')}{short(value)}"
 
 
@@ -333,6 +334,7 @@ def _names(drafts: list[_Draft]) -> list[str]:
     """Readable unique names: the baseline, what its blocks state, then sampler and seed where they vary."""
     several_seeds = len({draft.seed for draft in drafts}) > 1
     samplers: dict[str, set[str]] = {}
+    boxes = {str(draft.combination.given.get("amortise")) for draft in drafts} - {"None"}
     for draft in drafts:
         name = sampler_name(draft.sampler) if draft.sampler else ""
         samplers.setdefault(draft.combination.baseline.name, set()).add(name)
@@ -341,7 +343,7 @@ def _names(drafts: list[_Draft]) -> list[str]:
         combination = draft.combination
         stated = {**combination.given, **combination.overrides}
         parts = [combination.baseline.name]
-        parts += [_stated(name, value) for name, value in stated.items()]
+        parts += [_stated(name, value, several_boxes=len(boxes) > 1) for name, value in stated.items()]
         if draft.sampler and len(samplers[combination.baseline.name]) > 1:
             parts.append(sampler_name(draft.sampler))
         if several_seeds:

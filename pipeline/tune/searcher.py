@@ -1,6 +1,5 @@
 """A searcher over multiples of a step: Optuna's tree-structured Parzen estimator, driven by Ray Tune."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +71,3 @@ class PointSearch(OptunaSearch):
         if key is not None and value is not None:
             self._values[key] = float(value)
         super().on_trial_complete(trial_id, None if value is None else result, error=error or value is None)
-
-
-logging.getLogger("optuna").setLevel(logging.WARNING)
