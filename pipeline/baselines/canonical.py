@@ -9,8 +9,9 @@ from pipeline.diffusion.schedules.log_linear import LogLinearSpec
 def canonical_system(system: SystemSpec) -> SystemSpec:
     """The system under the one name that its twins share.
 
-    Standard diffusion with log-SNR ends taken from the data, log_linear, is gud at softness_a = 1 with ordering by
-    variance: gamma_i(t) = log Sigma_i - log_snr_data - (log Sigma_i - min log Sigma) + ... is the same for all i.
+    `log_linear` with log-SNR ends taken from the data is gud at softness_a = 1 with ordering by variance and the
+    standard prior (arXiv 2410.02667, figure 2a): with l_i = -log Sigma_i the start log Sigma_i - log_snr_data + l_i -
+    l_max is min log Sigma - log_snr_data for every component, and the slope is the same for all anyway.
     """
     process = system.process
     if not isinstance(process, SpectralSpec) or process.prior != "standard":

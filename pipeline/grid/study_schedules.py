@@ -143,12 +143,8 @@ def sheet_drawing(data: Data, ends: Ends, own: Sequence[Spec] = ()) -> Drawing:
     ]
     t = np.linspace(0.0, 1.0, NUM_TIMES)
     panels: list[SheetPanel] = []
-    skipped: list[str] = []
-    for name, spec in candidates:
-        reason = _exists(data, spec)
-        if reason is not None:
-            skipped.append(f"{name}: {reason}")
-            continue
+    possible, skipped = _possible(data, candidates)
+    for name, spec in possible:
         process = data.process(spec)
         order = _order(process)
         rows = order[np.unique(np.linspace(0, len(order) - 1, MAX_SHEET_ROWS).round().astype(int))]
@@ -163,6 +159,13 @@ def sheet_drawing(data: Data, ends: Ends, own: Sequence[Spec] = ()) -> Drawing:
     arrays["settings"] = np.array([panel.note for panel in panels])
     arrays |= {f"log_snr_{place}": panel.log_snr for place, panel in enumerate(panels)}
     return Drawing("schedule-sheet", png, arrays)
+
+
+def _possible(data: Data, candidates: Sequence[tuple[str, Spec]]) -> tuple[list[tuple[str, Spec]], list[str]]:
+    """The named processes that the data can have, and a sentence for each of the others."""
+    reasons = {name: _exists(data, spec) for name, spec in candidates}
+    possible = [(name, spec) for name, spec in candidates if reasons[name] is None]
+    return possible, [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
 
 
 def strip_drawing(data: Data, ends: Ends, *, basis: str = "dct", own: Sequence[Spec] = ()) -> Drawing | None:
@@ -190,12 +193,8 @@ def strip_drawing(data: Data, ends: Ends, *, basis: str = "dct", own: Sequence[S
         ("Haar levels, columns inside", _own(own, "haar_columns") or _haar_columns(data)),
     ]
     strips: list[Strip] = []
-    skipped: list[str] = []
-    for name, spec in candidates:
-        reason = _exists(data, spec)
-        if reason is not None:
-            skipped.append(f"{name}: {reason}")
-            continue
+    possible, skipped = _possible(data, candidates)
+    for name, spec in possible:
         process = data.process(spec)
         states = [x_0, *(process.corrupt(x_0, torch.full((len(x_0),), t), noise) for t in times[1:])]
         levels = to_levels(torch.stack(states, dim=1), GREY_LEVELS).numpy()

@@ -146,11 +146,8 @@ def run_listed(
         watch: told what happens.
     """
     space = {"point": tune.grid_search([dict(point) for point in points])}
-    config = tune.TuneConfig(
-        reuse_actors=True, max_concurrent_trials=slots.max_concurrent, trial_dirname_creator=_folder_name
-    )
     trainable = _trainable(planner, store, grid, slots)
-    return _run(trainable, space, config, planner=planner, folder=folder, watch=watch)
+    return _run(trainable, space, _config(slots), planner=planner, folder=folder, watch=watch)
 
 
 def run_search(
@@ -171,13 +168,7 @@ def run_search(
         planner, store, grid, folder, slots, watch: see `run_listed`.
         num_trials: proposals, unless a search is continued, which keeps its own number.
     """
-    config = tune.TuneConfig(
-        reuse_actors=True,
-        max_concurrent_trials=slots.max_concurrent,
-        trial_dirname_creator=_folder_name,
-        search_alg=searcher,
-        num_samples=num_trials,
-    )
+    config = _config(slots, search_alg=searcher, num_samples=num_trials)
     trainable = _trainable(planner, store, grid, slots)
     return _run(trainable, {}, config, planner=planner, folder=folder, watch=watch)
 
@@ -185,6 +176,16 @@ def run_search(
 def _trainable(planner: Planner, store: Store, grid: str, slots: Slots) -> Any:
     shared = tune.with_parameters(PointTrial, planner=planner, store=store, grid=grid)
     return tune.with_resources(shared, slots.resources)
+
+
+def _config(slots: Slots, **search: Any) -> tune.TuneConfig:
+    """What all experiments share: processes that are reused, and a cap on trials."""
+    return tune.TuneConfig(
+        reuse_actors=True,
+        max_concurrent_trials=slots.max_concurrent,
+        trial_dirname_creator=_folder_name,
+        **search,
+    )
 
 
 def _folder_name(trial: Any) -> str:
