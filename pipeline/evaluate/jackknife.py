@@ -29,18 +29,48 @@ class Jackknife:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a - b of two results with its standard error and interval; paired by block or by image."""
+    """Difference a - b of two results with its standard error and interval; paired by block, by image or by seed."""
 
     difference: float
     se: float
     low: float
     high: float
     is_paired: bool
+    freedom: float
+
+    @classmethod
+    def of(
+        cls, difference: float, parts: Sequence[tuple[float, float]], *, is_paired: bool, confidence: float = 0.95
+    ) -> "Difference":
+        """A difference whose variance is a sum of independent estimates, with Satterthwaite's degrees of freedom.
+
+        Args:
+            difference: a - b.
+            parts: (variance, degrees of freedom) of each estimate, at least one.
+            is_paired: for the record.
+            confidence: of the interval.
+        """
+        if len(parts) == 1:
+            variance, freedom = parts[0]
+        else:
+            variance = sum(part for part, _ in parts)
+            spread = sum(part**2 / own for part, own in parts)
+            freedom = variance**2 / spread if spread > 0.0 else 1.0
+        se = float(np.sqrt(variance))
+        half = student_quantile(freedom, confidence) * se
+        return cls(difference, se, difference - half, difference + half, is_paired, float(freedom))
 
     @property
     def is_significant(self) -> bool:
         """The interval excludes zero."""
         return self.low > 0.0 or self.high < 0.0
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided probability of a difference at least as large where there is none; 1 for 0 without any error."""
+        if self.se == 0.0:
+            return 1.0 if self.difference == 0.0 else 0.0
+        return float(2.0 * stats.t.sf(abs(self.difference) / self.se, self.freedom))
 
 
 def jackknife(
@@ -84,15 +114,15 @@ def mean_difference(a: Array, b: Array, *, is_paired: bool, confidence: float = 
     if is_paired:
         if a.shape != b.shape:
             raise ValueError(f"paired samples have different sizes, {a.shape} and {b.shape}")
-        se = float((a - b).std(ddof=1) / np.sqrt(len(a)))
-        freedom = float(len(a) - 1)
+        parts = [mean_variance(a - b)]
     else:
-        v_a, v_b = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-        se = float(np.sqrt(v_a + v_b))
-        spread = v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1)
-        freedom = float((v_a + v_b) ** 2 / spread) if spread > 0.0 else 1.0
-    half = student_quantile(freedom, confidence) * se
-    return Difference(difference, se, difference - half, difference + half, is_paired)
+        parts = [mean_variance(a), mean_variance(b)]
+    return Difference.of(difference, parts, is_paired=is_paired, confidence=confidence)
+
+
+def mean_variance(values: Array) -> tuple[float, float]:
+    """Variance of the mean of a sample (n,), n >= 2, and its degrees of freedom."""
+    return float(values.var(ddof=1) / len(values)), float(len(values) - 1)
 
 
 def student_quantile(freedom: float, confidence: float) -> float:

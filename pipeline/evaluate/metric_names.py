@@ -1,0 +1,33 @@
+"""What the name of a metric says: the error that belongs to it, and whether small values are good."""
+
+from collections.abc import Collection
+
+ERROR_PARTS = ("_se", "_jk", "_low", "_high")
+"""Endings of what belongs to another metric: standard error, value without most of its bias, interval."""
+
+BITS = "_bpd"
+"""Ending of what is counted in bits per dimension; the error of `nll_bpd` is `nll_se`."""
+
+
+def error_name(metric: str) -> str:
+    """The name of a metric's standard error."""
+    return f"{metric.removesuffix(BITS).removesuffix('_jk')}_se"
+
+
+def is_part(name: str, names: Collection[str]) -> bool:
+    """Whether a name is the error, the interval or the corrected value of another one of `names`."""
+    for part in ERROR_PARTS:
+        base = name.removesuffix(part)
+        if base != name and (base in names or f"{base}{BITS}" in names):
+            return True
+    return False
+
+
+def is_distance(metric: str) -> bool:
+    """Whether a metric is a Frechet distance of features: `fid`, `fid_<...>`, `clean_fid<...>` or `fd_<net>`."""
+    return metric == "fid" or metric.startswith(("fid_", "fd_", "clean_fid"))
+
+
+def is_divergence(metric: str) -> bool:
+    """Whether a metric compares two sets of features and is small where they agree: distances, KID and CMMD."""
+    return is_distance(metric) or metric.startswith(("kid", "cmmd"))
