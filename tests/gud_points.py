@@ -21,7 +21,7 @@ SETTINGS = {
     "loss": "mse",
     "weighting": "uniform",
     "training": "amortised",
-    "amortise": "softness_a 0.4..1.6",
+    "amortise": "softness_a:0.4..1.6",
 }
 
 

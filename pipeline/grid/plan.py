@@ -11,6 +11,7 @@ from pipeline.baselines.system import SystemSpec
 from pipeline.config import ConfigError, DataError, Spec, parse, union
 from pipeline.diffusion.kernels import WALKS_LEVELS
 from pipeline.diffusion.likelihoods import LIKELIHOODS
+from pipeline.diffusion.objectives import AmortiseSpec
 from pipeline.diffusion.predictor import Precondition
 from pipeline.diffusion.processes import build_process
 from pipeline.grid.axes import Combination, combinations, short
@@ -300,15 +301,13 @@ def _family_params(combination: Combination) -> dict[str, Any]:
     softness = {} if axes["softness_a"] == 0 else {"softness": 1.0 / axes["softness_a"]}
     if axes["amortise"] is None:
         return {**softness, "training": "per_cell"}
-    box = ",".join(f"{name}:{low:g}..{high:g}" for name, (low, high) in axes["amortise"].items())
-    return {**softness, "training": "amortised", "amortise": box}
+    return {**softness, "training": "amortised", "amortise": str(parse(AmortiseSpec, axes["amortise"], "amortise"))}
 
 
 def _stated(name: str, value: Any, *, several_boxes: bool) -> str:
     """One axis in a row's name; the box of an amortised training where there are several."""
     if name == "amortise" and value is not None:
-        sides = [f"{_PREFIXED[key]}{low:g}..{high:g}" for key, (low, high) in value.items()]
-        return ",".join(["amortised", *(sides if several_boxes else ())])
+        return f"amortised({parse(AmortiseSpec, value, name)})" if several_boxes else "amortised"
     return f"{_PREFIXED.get(name, '')}{short(value)}"
 
 

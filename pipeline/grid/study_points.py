@@ -103,7 +103,7 @@ def study_points(cells: Iterable[tuple[Cell, Result | None]]) -> list[StudyPoint
             "loss": getattr(system.objective, "loss", system.objective.kind),
             "weighting": getattr(system.objective, "weighting", ""),
             "training": training if system.network.is_trained else "oracle",
-            "amortise": "" if amortise is None else _box(amortise.box),
+            "amortise": "" if amortise is None else str(amortise),
         }
         settings |= {name: value for name, value in params.items() if _is_override(name)}
         train = None if cell.tasks.training is None else cell.tasks.training.spec.train  # pyright: ignore[reportAttributeAccessIssue]
@@ -294,7 +294,3 @@ def _is_override(name: str) -> bool:
 
 def _is_train(name: str) -> bool:
     return name.split(".", 1)[0] == "train"
-
-
-def _box(box: Mapping[str, tuple[float, float]]) -> str:
-    return ", ".join(f"{name} {low:g}..{high:g}" for name, (low, high) in box.items())

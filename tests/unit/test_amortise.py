@@ -46,6 +46,14 @@ def test_every_example_is_corrupted_under_a_schedule_of_its_own_inside_the_box()
         assert high - 0.1 * (high - low) < float(values.max()) <= high
 
 
+def test_softness_is_uniform_where_it_is_asked_for() -> None:
+    plain, soft = (inputs_of(box).precondition.process.schedule for box in (BOX, {**BOX, "uniform_in": "softness"}))
+    low, high = BOX["softness_a"]
+    shares = (plain.softness_a - low) / (high - low)  # the same uniform numbers behind both
+    torch.testing.assert_close(1.0 / soft.softness_a, 1.0 / high + (1.0 / low - 1.0 / high) * shares)
+    assert torch.equal(plain.ordering_r, soft.ordering_r)
+
+
 def test_an_example_is_corrupted_as_by_the_process_of_its_own_point() -> None:
     given = inputs_of(BOX)
     schedule = given.precondition.process.schedule
@@ -80,7 +88,17 @@ def test_a_schedule_without_free_parameters_is_refused() -> None:
         inputs_of(BOX, schedule={"kind": "vp"})
 
 
-@pytest.mark.parametrize("box", [{}, {"softness_a": (1.0, 1.0)}, {"ordering_r": (0.0, 1.5)}, {"softness_a": (-1, 1)}])
+@pytest.mark.parametrize(
+    "box",
+    [
+        {},
+        {"softness_a": (1.0, 1.0)},
+        {"ordering_r": (0.0, 1.5)},
+        {"softness_a": (-1, 1)},
+        {"softness_a": (0, 1), "uniform_in": "softness"},
+        {"ordering_r": (0, 1), "uniform_in": "softness"},
+    ],
+)
 def test_an_impossible_box_is_refused(box: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         parse(AmortiseSpec, box, "amortise")

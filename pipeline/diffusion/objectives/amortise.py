@@ -5,14 +5,14 @@ without training again.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import ConfigError, Spec
+from pipeline.config import ConfigError, Spec, neutral
 from pipeline.diffusion.objectives.base import Draws
 from pipeline.diffusion.schedules import GudSchedule
 
@@ -25,12 +25,15 @@ class AmortiseSpec(Spec):
     """The box of schedule parameters; those that are absent keep the schedule's own value.
 
     Attributes:
-        softness_a: smallest and largest a, drawn uniformly per example.
+        softness_a: smallest and largest a, drawn per example.
         ordering_r: smallest and largest r, drawn uniformly per example.
+        uniform_in: whether a itself or the softness 1/a is drawn uniformly. Small a are learnt last; with `softness`
+            they are drawn more often.
     """
 
     softness_a: tuple[Annotated[float, Field(ge=0.0)], float] | None = None
     ordering_r: tuple[Annotated[float, Field(ge=0.0)], Annotated[float, Field(le=1.0)]] | None = None
+    uniform_in: Literal["a", "softness"] = neutral("a")
 
     @model_validator(mode="after")
     def _box_has_a_side(self) -> "AmortiseSpec":
@@ -39,7 +42,13 @@ class AmortiseSpec(Spec):
         for name, (low, high) in self.box.items():
             if low >= high:
                 raise ValueError(f"amortise.{name}: [{low:g}, {high:g}] is empty; give [from, to]")
+        if self.uniform_in == "softness" and (self.softness_a is None or self.softness_a[0] == 0.0):
+            raise ValueError("amortise.uniform_in: softness needs softness_a from above 0, where 1/a is finite")
         return self
+
+    def __str__(self) -> str:
+        sides = [f"{name}:{low:g}..{high:g}" for name, (low, high) in self.box.items()]
+        return ",".join([*sides, *([f"uniform_in:{self.uniform_in}"] if self.uniform_in != "a" else [])])
 
     @property
     def box(self) -> dict[str, Bounds]:
@@ -59,7 +68,11 @@ class AmortiseSpec(Spec):
         rows: dict[str, Tensor] = {}
         for name, (low, high) in self.box.items():
             share = draws.uniform(name, ()).to(torch.float64)
-            rows[name] = (low + (high - low) * share)[:, None]
+            if name == "softness_a" and self.uniform_in == "softness":
+                value = 1.0 / (1.0 / high + (1.0 / low - 1.0 / high) * share)
+            else:
+                value = low + (high - low) * share
+            rows[name] = value[:, None]
         return rows
 
 
