@@ -173,32 +173,50 @@ def compared_with_best(
 
     Returns:
         {best, difference, se, low, high, p, p_holm, significant, paired} or None. `low` and `high` are the interval of
-        this difference alone, and `p` belongs to it; `p_holm` and `significant` are corrected for the number of rows
-        that are compared with the best one.
+        this difference alone, and `p` belongs to it; `p_holm` is corrected for the number of different values that are
+        compared with the best one; rows equal to it are the best, too. Where values are means over seeds, `p_seeds` is
+        that of their scatter, not corrected. `significant` needs p_holm below `LEVEL`, and `p_seeds` too where there is
+        one.
     """
     candidates = [(value, i) for i, value in enumerate(values) if value is not None and may_win[i]]
     if not candidates:
         return [None] * len(values)
     best = min(candidates)[1]
     found = [None if value is None else difference(i, best) for i, value in enumerate(values)]
-    family = [i for i, entry in enumerate(found) if entry is not None and i != best]
-    corrected = dict(zip(family, holm([entry.p_value for i in family if (entry := found[i])]), strict=True))
+    is_best = [i == best or (values[i] == values[best] and _is_nothing(entry)) for i, entry in enumerate(found)]
+    family = {  # samplers of one training have the same likelihood: one comparison
+        (entry.difference, entry.se): entry.p_value
+        for entry, wins in zip(found, is_best, strict=True)
+        if entry is not None and not wins
+    }
+    corrected = dict(zip(family, holm(list(family.values())), strict=True))
     return [
-        None
-        if entry is None
-        else {
-            "best": i == best,
-            "difference": entry.difference,
-            "se": entry.se,
-            "low": entry.low,
-            "high": entry.high,
-            "p": entry.p_value,
-            "p_holm": corrected.get(i, 1.0),
-            "significant": corrected.get(i, 1.0) < LEVEL,
-            "paired": entry.is_paired,
-        }
-        for i, entry in enumerate(found)
+        None if entry is None else _entry(entry, wins, corrected.get((entry.difference, entry.se), 1.0))
+        for entry, wins in zip(found, is_best, strict=True)
     ]
+
+
+def _is_nothing(found: Difference | None) -> bool:
+    """Whether two rows are equal, image by image."""
+    return found is not None and found.difference == found.se == 0.0
+
+
+def _entry(found: Difference, is_best: bool, p_holm: float) -> dict[str, Any]:
+    entry = {
+        "best": is_best,
+        "difference": found.difference,
+        "se": found.se,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p_value,
+        "p_holm": p_holm,
+        "significant": p_holm < LEVEL,
+        "paired": found.is_paired,
+    }
+    if found.over_seeds is not None:
+        p_seeds = found.over_seeds.p_value
+        entry |= {"p_seeds": p_seeds, "significant": p_holm < LEVEL and p_seeds < LEVEL}
+    return entry
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -29,7 +29,14 @@ class Jackknife:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a - b of two results with its standard error and interval; paired by block, by image or by seed."""
+    """Difference a - b of two results with its standard error and interval; paired by block, by image or by seed.
+
+    Attributes:
+        difference, se: and the interval from `low` to `high`.
+        is_paired: whether the errors of both sides were taken together.
+        freedom: degrees of freedom behind the error.
+        over_seeds: the same difference with the error of the scatter over trainings, where there are several.
+    """
 
     difference: float
     se: float
@@ -37,6 +44,7 @@ class Difference:
     high: float
     is_paired: bool
     freedom: float
+    over_seeds: "Difference | None" = None
 
     @classmethod
     def of(

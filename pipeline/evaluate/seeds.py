@@ -1,7 +1,7 @@
 """Several trainings of one setting as one row: mean, scatter over seeds, and comparison by seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from pipeline.evaluate.comparison import (
     compared,
     paired_difference,
 )
-from pipeline.evaluate.jackknife import Difference, mean_difference, mean_variance, student_quantile
-from pipeline.evaluate.metric_names import error_name, is_part
+from pipeline.evaluate.jackknife import Difference, mean_variance, student_quantile
+from pipeline.evaluate.metric_names import is_part
 from pipeline.evaluate.statistics import Array
 
 
@@ -72,7 +72,7 @@ def aggregated_rows(settings: Sequence[Setting], primary: str) -> list[dict[str,
 
     A row of several seeds has the mean of every metric; under `<metric>_se` the root mean square of the rows' standard
     errors, which is the error of the images of one row; and `spread[metric]` = {sd, n, low, high, values}, the scatter
-    over trainings. `seeds` lists them; entries of the protocol that differ between them are lists.
+    over trainings, unless all values are equal. `seeds` lists them; entries of the protocol that differ are lists.
     """
     return compared(
         [_aggregated(setting) for setting in settings],
@@ -83,69 +83,89 @@ def aggregated_rows(settings: Sequence[Setting], primary: str) -> list[dict[str,
 
 
 def seed_difference(a: Setting, b: Setting, metric: str, *, confidence: float = 0.95) -> Difference | None:
-    """Difference a - b of the means over trainings; None where the scatter over trainings of one side is not known.
+    """Difference a - b of the means over trainings, with the error of their images; `over_seeds` has that of training.
 
-    Settings that share at least two seeds are paired by seed: a seed is a set of images and a training. Other settings
-    are compared by Welch's formula. What has no training has the error of its images. Two lone rows are compared as
-    such. Bits per dimension have the scatter over held-out images, common to all seeds, besides.
+    The error of the images is that of `comparison.paired_difference`, over the seeds together: it says whether these
+    networks differ. The scatter over seeds says whether training them again would show it: paired by seed where both
+    sides share at least two, else by Welch's formula; what has no training adds nothing to it. Two lone rows have the
+    first alone, and where an error of the images is missing the second takes its place.
+
+    Returns:
+        None where neither is known, or where a lone training meets several: its scatter is not known.
 
     Raises:
         DataError: see `comparison.paired_difference`.
     """
     if len(a.results) == len(b.results) == 1:
         return paired_difference(a.first, b.first, metric, confidence=confidence)
-    if a is b:
-        return Difference.of(0.0, [(0.0, 1.0)], is_paired=True, confidence=confidence)
     seeds_a, seeds_b = a.seeds_with(metric), b.seeds_with(metric)
-    name = metric.removesuffix("_bpd")
-    if name not in PER_IMAGE:
-        check_same_reference(a.first, b.first)
     common = sorted({*seeds_a} & {*seeds_b})
     if len(common) >= 2:
-        difference = mean_difference(a.scores(metric, common), b.scores(metric, common), is_paired=True)
-        parts = [(difference.se**2, difference.freedom)]
         seeds_a = seeds_b = common
-    else:
-        known = [_mean_variance(setting, metric) for setting in (a, b)]
-        if None in known:
-            return None
-        parts = [part for part in known if part is not None]
-    if name in PER_IMAGE:
-        images = _image_part(a, b, name, (seeds_a, seeds_b))
-        if images is None:
-            return None
-        parts.append(images)
-    value = float(a.scores(metric, seeds_a).mean() - b.scores(metric, seeds_b).mean())
-    return Difference.of(value, parts, is_paired=len(common) >= 2, confidence=confidence)
-
-
-def _mean_variance(setting: Setting, metric: str) -> tuple[float, float] | None:
-    """Variance of the mean over seeds and its degrees of freedom, or None where it is not known."""
-    seeds = setting.seeds_with(metric)
-    if len(seeds) >= 2:
-        return mean_variance(setting.scores(metric, seeds))
-    if setting.is_trained or not seeds:
+    scatter = _scatter(a, b, metric, (seeds_a, seeds_b), is_paired=len(common) >= 2)
+    if scatter is None:
         return None
-    if metric.removesuffix("_bpd") in PER_IMAGE:
-        return 0.0, 1.0  # of held-out images, which are counted apart
-    row = setting.results[seeds[0]].row
-    se = row["metrics"].get(error_name(metric))
-    return None if se is None else (se**2, float(row["protocol"]["jackknife_blocks"] - 1))
+    difference = float(a.scores(metric, seeds_a).mean() - b.scores(metric, seeds_b).mean())
+    over_seeds = Difference.of(difference, scatter, is_paired=len(common) >= 2, confidence=confidence)
+    name = metric.removesuffix("_bpd")
+    by_images = _image_parts if name in PER_IMAGE else _block_parts
+    sampling = by_images(a, b, metric, (seeds_a, seeds_b))
+    if sampling is None:
+        return over_seeds
+    is_paired = name in PER_IMAGE or len(common) >= 2
+    found = Difference.of(difference, sampling, is_paired=is_paired, confidence=confidence)
+    return replace(found, over_seeds=over_seeds)
 
 
-def _image_part(
-    a: Setting, b: Setting, name: str, seeds: tuple[Sequence[int], Sequence[int]]
-) -> tuple[float, float] | None:
-    """Variance over held-out images of the difference of the means over seeds."""
+Seeds = tuple[Sequence[int], Sequence[int]]
+Parts = list[tuple[float, float]]
+"""(variance, degrees of freedom) of independent estimates whose variances add up."""
+
+
+def _scatter(a: Setting, b: Setting, metric: str, seeds: Seeds, *, is_paired: bool) -> Parts | None:
+    """Variance of the difference of the means by the scatter over seeds, or None where it is not known."""
+    if is_paired:
+        return [mean_variance(a.scores(metric, seeds[0]) - b.scores(metric, seeds[1]))]
+    parts: Parts = []
+    for setting, own in zip((a, b), seeds, strict=True):
+        if len(own) >= 2:
+            parts.append(mean_variance(setting.scores(metric, own)))
+        elif setting.is_trained or not own:
+            return None
+    return parts or None
+
+
+def _block_parts(a: Setting, b: Setting, metric: str, seeds: Seeds) -> Parts | None:
+    """Variance by the jackknife over blocks of images: of each pair of rows, or of each row where seeds differ."""
+    check_same_reference(a.first, b.first)
+    parts: Parts = []
+    if seeds[0] == seeds[1]:
+        for seed in seeds[0]:
+            difference = paired_difference(a.results[seed], b.results[seed], metric)
+            if difference is None:
+                return None
+            parts.append((difference.se**2 / len(seeds[0]) ** 2, difference.freedom))
+        return parts
+    for setting, own in zip((a, b), seeds, strict=True):
+        for seed in own:
+            values = setting.results[seed].pseudo_values_of(metric)
+            if values is None:
+                return None
+            variance, freedom = mean_variance(values)
+            parts.append((variance / len(own) ** 2, freedom))
+    return parts
+
+
+def _image_parts(a: Setting, b: Setting, metric: str, seeds: Seeds) -> Parts | None:
+    """Variance over held-out images, which all seeds share, of the difference of the means over seeds."""
+    name = metric.removesuffix("_bpd")
     if common_images(a.first, b.first, name) is None:
         return None
-    means = [
-        np.mean([getattr(setting.results[seed], f"{name}_bits_per_dim") for seed in own], axis=0)
-        for setting, own in zip((a, b), seeds, strict=True)
-    ]
-    indices = [getattr(setting.results[own[0]], f"{name}_index") for setting, own in zip((a, b), seeds, strict=True)]
-    _, rows_a, rows_b = np.intersect1d(*indices, assume_unique=True, return_indices=True)
-    return mean_variance(means[0][rows_a] - means[1][rows_b])
+    means: list[Array] = []
+    for setting, own in zip((a, b), seeds, strict=True):
+        bits = [common_images(setting.results[seed], (b if setting is a else a).first, name) for seed in own]
+        means.append(np.mean([pair[0] for pair in bits if pair is not None], axis=0))
+    return [mean_variance(means[0] - means[1])]
 
 
 def _aggregated(setting: Setting) -> dict[str, Any]:
@@ -163,7 +183,7 @@ def _aggregated(setting: Setting) -> dict[str, Any]:
             metrics[name] = float(np.sqrt((numbers**2).mean()))
         elif not (name.endswith(("_low", "_high")) and is_part(name, names)):  # intervals of single rows
             metrics[name] = float(numbers.mean())
-            if len(values) >= 2:
+            if len(set(values.values())) >= 2:  # what is the same for every seed is no mean
                 over = Spread.of(list(values.values()))
                 spread[name] = {"sd": over.sd, "n": over.n, "low": over.low, "high": over.high, "values": values}
     reasons = {name: reason for row in rows for name, reason in row["reasons"].items() if name not in metrics}

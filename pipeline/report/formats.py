@@ -17,6 +17,21 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
 }
+_CSV_ENDINGS = {
+    "value": "",
+    "se": "_se",
+    "sd": "_sd",
+    "n": "_seeds",
+    "low": "_mean_low",
+    "high": "_mean_high",
+    "p": "_p",
+    "p_holm": "_p_holm",
+    "mark": "_mark",
+    "reason": "_absent",
+}
+"""Fields of a cell, and how the names of their columns end."""
+
+_IMAGE_ERRORS = "in square brackets the standard error by the images of one row, root mean square over seeds"
 
 
 def terminal_table(table: Table) -> Group:
@@ -39,33 +54,36 @@ def terminal_text(table: Table, *, width: int = 120) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Full precision: a column per value, `_se` and `_mark` where some row has one, and `_absent` for reasons.
+    """Full precision: a column per value, and further ones where some row has them.
 
-    Texts that a spreadsheet would take for a formula are quoted with an apostrophe.
+    `_se` is the error by the images of one row; over seeds `_sd` is the standard deviation, `_seeds` their number,
+    `_mean_low` and `_mean_high` the interval of the mean; `_p` and `_p_holm` belong to the difference to the best row;
+    `_mark` says how it compares, `_absent` why there is no value. Texts that a spreadsheet would take for a formula are
+    quoted with an apostrophe.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     parts = [(position, part) for position in range(len(table.columns)) for part in _csv_parts(table, position)]
-    writer.writerow([table.columns[position] + ("" if part == "value" else f"_{part}") for position, part in parts])
+    writer.writerow([table.columns[position] + _CSV_ENDINGS[part] for position, part in parts])
     for row in table.rows:
-        values = [getattr(row[position], "reason" if part == "absent" else part) for position, part in parts]
+        values = [getattr(row[position], part) for position, part in parts]
         writer.writerow([_harmless(value) for value in values])
     return buffer.getvalue()
 
 
 def markdown_text(table: Table) -> str:
-    """A pipe table with the notes below."""
+    """A pipe table with the notes below; means over seeds have both errors."""
     lines = ["| " + " | ".join(_escaped(name) for name in table.headings) + " |", "|" + "---|" * len(table.columns)]
     for row in table.rows:
-        texts = (f"**{_escaped(cell.text)}**" if cell.mark == "*" else _escaped(cell.text) for cell in row)
-        lines.append("| " + " | ".join(texts) + " |")
-    if table.notes:
-        lines += ["", *(f"- {_escaped(note)}" for note in table.notes)]
+        shown = [(_escaped(cell.detailed_text), cell.mark) for cell in row]
+        lines.append("| " + " | ".join(f"**{text}**" if mark == "*" else text for text, mark in shown) + " |")
+    if notes := _notes(table):
+        lines += ["", *(f"- {_escaped(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 
 def latex_text(table: Table) -> str:
-    """A booktabs tabular; notes are comments."""
+    """A booktabs tabular; means over seeds have both errors; notes are comments."""
     alignment = "".join(
         "r" if any(isinstance(row[position].value, float | int) for row in table.rows) else "l"
         for position in range(len(table.columns))
@@ -73,22 +91,21 @@ def latex_text(table: Table) -> str:
     lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule"]
     lines += [" & ".join(_latex(name) for name in table.headings) + r" \\", r"\midrule"]
     for row in table.rows:
-        texts = (rf"\textbf{{{_latex(cell.text)}}}" if cell.mark == "*" else _latex(cell.text) for cell in row)
+        shown = [(_latex(cell.detailed_text), cell.mark) for cell in row]
+        texts = (rf"\textbf{{{text}}}" if mark == "*" else text for text, mark in shown)
         lines.append(" & ".join(texts) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {' '.join(note.split())}" for note in table.notes)]
+    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {' '.join(note.split())}" for note in _notes(table))]
     return "\n".join(lines) + "\n"
+
+
+def _notes(table: Table) -> tuple[str, ...]:
+    return (*table.notes, *((_IMAGE_ERRORS,) if table.has_image_errors else ()))
 
 
 def _csv_parts(table: Table, position: int) -> list[str]:
     cells = [row[position] for row in table.rows]
-    parts = ["value"]
-    if any(cell.se is not None for cell in cells):
-        parts.append("se")
-    if any(cell.mark for cell in cells):
-        parts.append("mark")
-    if any(cell.reason for cell in cells):
-        parts.append("absent")
-    return parts
+    present = [part for part in _CSV_ENDINGS if any(getattr(cell, part) not in (None, "") for cell in cells)]
+    return ["value", *(part for part in present if part != "value")]
 
 
 def _harmless(value: float | str | None) -> str:

@@ -1,60 +1,74 @@
 """Result rows as a table: sorted by the primary metric, values with errors, and marks for what cannot be told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Row = Mapping[str, Any]
-"""{axes, metrics, reasons, protocol} of the result stage, and `comparison` where rows were compared."""
+from pipeline.evaluate.metric_names import error_name
+from pipeline.report.columns import Row, axis_columns, headings, metric_columns, net_of, nets_of, plain
 
-LEADING_AXES = ("dataset", "baseline")
-FAMILIES = (
-    "elbo_bpd",
-    "prior_kl_bpd",
-    "nll_bpd",
-    "kid",
-    "precision",
-    "recall",
-    "pairwise_ratio",
-    "class_share_min",
-    "w2",
-    "nfe",
-)
 _ROUNDING = 1e-9
-BEST, TIED = "*", "~"
+BEST, TIED, UNKNOWN = "*", "~", "?"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: a number with its standard error and mark, a text, or nothing with the reason why."""
+    """One entry: a number with its errors and mark, a text, or nothing with the reason why.
+
+    Attributes:
+        value: of one row, or the mean over seeds.
+        se: standard error by the images of one row.
+        mark: how it compares with the best value of its column.
+        reason: why there is no value.
+        sd: standard deviation over seeds.
+        n: number of seeds behind the value.
+        low, high: interval of the mean over seeds.
+        p, p_holm: of the difference to the best value, raw and corrected over the column.
+    """
 
     value: float | str | None = None
     se: float | None = None
     mark: str = ""
     reason: str | None = None
+    sd: float | None = None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
 
     @property
     def text(self) -> str:
-        """The entry for people: two digits of the error decide how many of the value are shown."""
+        """For people: value ± se, or mean ± sd (n); two digits of the error decide how many of the value are shown."""
         if self.value is None:
             return "-"
         if isinstance(self.value, str):
             return self.value
-        return _number(self.value, self.se) + (f" {self.mark}" if self.mark else "")
+        shown = number(self.value, self.se) if self.n is None else f"{number(self.value, self.sd)} ({self.n})"
+        return shown + (f" {self.mark}" if self.mark else "")
+
+    @property
+    def detailed_text(self) -> str:
+        """`text`, and behind a mean over seeds the error of the images of one row in square brackets."""
+        if self.n is None or self.se is None or not isinstance(self.value, float):
+            return self.text
+        shown = f"{number(self.value, self.sd)} ({self.n}) [{number(self.se, None, digits=2)}]"
+        return shown + (f" {self.mark}" if self.mark else "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of cells in the order of the ranking, and notes to be printed below."""
+    """Columns, what they are called for people, rows of cells in the order of the ranking, and notes for below."""
 
     columns: tuple[str, ...]
+    headings: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def headings(self) -> tuple[str, ...]:
-        """Columns for people: the feature net, which a note names, is left out of all but the distance itself."""
-        return tuple(_heading(column) for column in self.columns)
+    def has_image_errors(self) -> bool:
+        """Whether some cell has both a scatter over seeds and an error by its images."""
+        return any(cell.n is not None and cell.se is not None for row in self.rows for cell in row)
 
 
 def result_table(
@@ -68,114 +82,112 @@ def result_table(
         skipped: combinations that were not run, each with its reason; they become notes.
         columns: metrics to show; by default those that some row has, and the axes that tell rows apart.
     """
-    ordered = sorted(rows, key=lambda row: _rank(row, primary))
-    axes = _axes(ordered)
-    metrics = tuple(columns) or _metrics(ordered, primary)
-    counts = {row["protocol"].get("num_images") for row in ordered} - {None}
-    shows_counts = len(counts) > 1
+    ordered = ranked(rows, primary)
+    axes = axis_columns(ordered)
+    metrics = tuple(columns) or metric_columns(ordered, primary)
+    shows_counts = len({str(row["protocol"].get("num_images")) for row in ordered} - {"None"}) > 1
     if shows_counts and not columns and any(f"{primary}_jk" in row["metrics"] for row in ordered):
         metrics = (primary, f"{primary}_jk", *metrics[1:])
     reasons: dict[str, str] = {}
+    compared = {metric for row in ordered for metric in row.get("comparison", {})}
     body = []
     for row in ordered:
-        cells = [_axis_cell(row["axes"].get(axis)) for axis in axes]
-        cells += [_metric_cell(row, metric, reasons) for metric in metrics]
+        cells = [Cell(plain(row["axes"].get(axis))) for axis in axes]
+        cells += [_metric_cell(row, metric, reasons, compared) for metric in metrics]
         if shows_counts:
-            cells.append(Cell(row["protocol"].get("num_images")))
+            cells.append(_count_cell(row["protocol"].get("num_images")))
         body.append(tuple(cells))
-    notes = _notes(ordered, metrics, reasons)
+    notes = [*_notes(body), *_name_notes(ordered, metrics, primary)]
+    notes += [f"no {metric}: {reason}" for reason, metric in reasons.items()]
+    notes += dict.fromkeys(row["reasons"]["num_images"] for row in ordered if "num_images" in row["reasons"])
     if shows_counts:
         notes.append(
             "rows differ in their number of images: distances have a bias of order 1/images; jk is without most of it"
         )
     notes += [f"skipped: {label}: {reason}" for label, reason in skipped]
     names = (*axes, *metrics, *(("images",) if shows_counts else ()))
-    return Table(names, tuple(body), tuple(notes))
+    return Table(names, headings(names, nets_of(ordered, metrics)), tuple(body), tuple(notes))
 
 
-def _rank(row: Row, primary: str) -> tuple[bool, float, str]:
-    value = row["metrics"].get(primary)
-    return value is None, 0.0 if value is None else float(value), str(sorted(row["axes"].items(), key=str))
+def ranked(rows: Sequence[Row], primary: str) -> list[Row]:
+    """Rows by the primary metric, smallest first; those without it come last."""
+
+    def rank(row: Row) -> tuple[bool, float, str]:
+        value = row["metrics"].get(primary)
+        return value is None, 0.0 if value is None else float(value), str(sorted(row["axes"].items(), key=str))
+
+    return sorted(rows, key=rank)
 
 
-def _axes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Axes that tell rows apart, the data set and the baseline first; a lone row shows its baseline."""
-    names = dict.fromkeys((*LEADING_AXES, *(name for row in rows for name in row["axes"])))
-    values = {name: {_plain(row["axes"].get(name)) for row in rows} for name in names}
-    return tuple(name for name in names if len(values[name]) > 1 or (name == "baseline" and values[name] != {""}))
-
-
-def _metrics(rows: Sequence[Row], primary: str) -> tuple[str, ...]:
-    """Primary first, then the known families in order; parts of an error (_se, _jk, _low, _high) are no columns."""
-    present = dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["reasons"]))
-    chosen = [primary]
-    for family in FAMILIES:
-        chosen += [name for name in present if name == family or name.startswith(f"{family}_clf_")]
-    return tuple(dict.fromkeys(chosen))
-
-
-def _axis_cell(value: Any) -> Cell:
-    if value is None:
-        return Cell("")
-    return Cell(_plain(value))
-
-
-def _metric_cell(row: Row, metric: str, reasons: dict[str, str]) -> Cell:
+def _metric_cell(row: Row, metric: str, reasons: dict[str, str], compared: Collection[str]) -> Cell:
     value = row["metrics"].get(metric)
     if value is None:
         reason = row["reasons"].get(metric)
         if reason is not None:
             reasons.setdefault(reason, metric)
         return Cell(reason=reason)
-    se = row["metrics"].get(f"{metric.removesuffix('_bpd').removesuffix('_jk')}_se")
-    compared = row.get("comparison", {}).get(metric)
-    mark = ""
-    if compared is not None:
-        mark = BEST if compared["best"] else "" if compared["significant"] else TIED
-    return Cell(float(value), se, mark)
+    spread: Mapping[str, Any] = row.get("spread", {}).get(metric, {})
+    entry: Mapping[str, Any] = row.get("comparison", {}).get(metric, {})
+    mark = UNKNOWN if metric in compared else ""
+    if entry:
+        mark = BEST if entry["best"] else "" if entry["significant"] else TIED
+    return Cell(
+        float(value),
+        row["metrics"].get(error_name(metric)),
+        mark,
+        **{name: spread.get(name) for name in ("sd", "n", "low", "high")},
+        **{name: entry.get(name) for name in ("p", "p_holm")},
+    )
 
 
-def _notes(rows: Sequence[Row], metrics: Sequence[str], reasons: Mapping[str, str]) -> list[str]:
+def _count_cell(count: Any) -> Cell:
+    """Number of images; of seeds that differ in it, all numbers as text."""
+    return Cell(plain(count) if isinstance(count, list) else count)
+
+
+def _notes(body: Sequence[Sequence[Cell]]) -> list[str]:
+    """What marks and errors mean, as far as they occur."""
+    cells = [cell for row in body for cell in row]
+    marks = {cell.mark for cell in cells}
     notes = []
-    if any(metric in row.get("comparison", {}) for row in rows for metric in metrics):
-        notes.append(f"{BEST} best model; {TIED} cannot be told from it (95% interval of the difference, paired)")
-    shortened = [_heading(metric) for metric in metrics if _heading(metric) != metric]
-    nets = dict.fromkeys(net for row in rows if (net := row["protocol"].get("net")) is not None)
-    if shortened:
-        notes.append(f"{', '.join(shortened)}: features of {' and '.join(nets)}")
-    notes += [f"no {metric}: {reason}" for reason, metric in reasons.items()]
-    notes += dict.fromkeys(row["reasons"]["num_images"] for row in rows if "num_images" in row["reasons"])
+    if marks & {BEST, TIED}:
+        notes.append(
+            f"{BEST} best model; {TIED} cannot be told from it (5% level, paired differences where rows share images, "
+            "corrected by Holm over each column)"
+        )
+    if UNKNOWN in marks:
+        notes.append(f"{UNKNOWN} not compared with the best: the error of the difference is not known")
+    if any(cell.n is not None for cell in cells):
+        notes.append("mean ± standard deviation over seeds (their number); without a number: value ± standard error")
     return notes
 
 
-def _heading(column: str) -> str:
-    family, _, rest = column.partition("_clf_")
-    if family == "fd":
-        return "jk" if rest.endswith("_jk") else column
-    return family
+def _name_notes(rows: Sequence[Row], metrics: Sequence[str], primary: str) -> list[str]:
+    """Which features short headings stand for, and what sorts a table without `fid`."""
+    nets = nets_of(rows, metrics)
+    notes = []
+    for net in nets:
+        shown = zip(headings(metrics, nets), metrics, strict=True)
+        short = [
+            name
+            for name, metric in shown
+            if name != metric and net in (net_of(metric, nets), metric.removesuffix("_jk"))
+        ]
+        if short:
+            notes.append(f"{', '.join(short)}: features of {net}")
+    if primary != "fid" and rows and not any("fid" in row["metrics"] for row in rows):
+        notes.append(f"sorted by {primary}: fid is not measured in these rows")
+    return notes
 
 
-def _plain(value: Any) -> str:
-    """An axis value as text: mappings by their kind and remaining fields."""
-    if value is None:
-        return ""
-    if isinstance(value, Mapping):
-        rest = [f"{key}={_plain(item)}" for key, item in value.items() if key not in ("kind", "preset")]
-        return " ".join([str(value.get("preset", value.get("kind", "custom"))), *rest])
-    if isinstance(value, list | tuple):
-        return ",".join(_plain(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
-
-
-def _number(value: float, se: float | None) -> str:
-    if se is None or not se > _ROUNDING * abs(value):  # images that are all alike leave nothing but rounding
+def number(value: float, error: float | None, *, digits: int = 4) -> str:
+    """A value with as many digits as its error supports, and the error; without one, so many significant digits."""
+    if error is None or not error > _ROUNDING * abs(value):  # images that are all alike leave nothing but rounding
         if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e9):
             return str(int(value))
-        return f"{value:.4g}"
-    digits = max(0, -_exponent(se) + 1)
-    return f"{value:.{digits}f} ± {se:.{digits}f}"
+        return f"{value:.{digits}g}"
+    places = max(0, -_exponent(error) + 1)
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def _exponent(value: float) -> int:

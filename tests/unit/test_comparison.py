@@ -1,6 +1,7 @@
 """Comparison of rows: p-values, Holm's correction, and rows of several seeds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_the_family_of_a_table_is_every_comparison_with_its_best_row() -> None:
     assert others[2]["p_holm"] == pytest.approx(3 * others[2]["p"])
 
 
+def test_rows_with_the_same_values_are_one_hypothesis() -> None:
+    bits = np.random.default_rng(5).normal(2.0, 0.3, (3, 60))
+    models = [result(1.0, bits=list(bits[i])) for i in (0, 1, 2)]
+    entries = [row["comparison"]["nll_bpd"] for row in with_comparison(models, FD)]
+    repeated = [row["comparison"]["nll_bpd"] for row in with_comparison([*models, *models, *models], FD)]
+    assert repeated == entries * 3
+    assert [entry["best"] for entry in entries].count(True) == 1
+
+
 def test_rows_hold_raw_and_corrected_p_values() -> None:
     rows = with_comparison([result(1.0), result(1.3, seed=1), result(9.0, seed=2)], FD)
     entries = [row["comparison"][FD] for row in rows]
@@ -157,6 +167,12 @@ def test_seeds_become_one_row_with_scatter_apart_from_the_error_of_the_images() 
     assert f"{FD}_low" not in row["metrics"]
 
 
+def test_what_no_seed_changes_has_no_scatter() -> None:
+    (row,) = aggregated_rows([setting([2.0, 2.0])], FD)
+    assert row["metrics"][FD] == 3.0
+    assert row["spread"] == {}
+
+
 def test_errors_of_rows_are_joined_by_their_root_mean_square() -> None:
     both = setting([1.0, 2.0])
     both.results[1].row["metrics"][f"{FD}_se"] = 0.7
@@ -177,8 +193,9 @@ def test_settings_are_paired_by_seed() -> None:
     a, b = setting([1.0, 5.0, 9.0]), setting([1.5, 5.6, 9.4])
     difference = seed_difference(b, a, FD)
     assert difference is not None
-    assert difference.is_paired
-    assert difference.p_value == pytest.approx(stats.ttest_rel([1.5, 5.6, 9.4], [1.0, 5.0, 9.0]).pvalue)
+    assert difference.over_seeds is not None
+    assert difference.over_seeds.is_paired
+    assert difference.over_seeds.p_value == pytest.approx(stats.ttest_rel([1.5, 5.6, 9.4], [1.0, 5.0, 9.0]).pvalue)
 
 
 def test_settings_without_common_seeds_are_compared_by_welch() -> None:
@@ -186,21 +203,72 @@ def test_settings_without_common_seeds_are_compared_by_welch() -> None:
     moved = Setting({seed + 10: entry for seed, entry in b.results.items()})
     difference = seed_difference(moved, a, FD)
     assert difference is not None
-    assert not difference.is_paired
-    assert difference.p_value == pytest.approx(stats.ttest_ind([3.0, 3.4], [1.0, 1.2, 1.1], equal_var=False).pvalue)
+    assert difference.over_seeds is not None
+    assert not difference.over_seeds.is_paired
+    expected = stats.ttest_ind([3.0, 3.4], [1.0, 1.2, 1.1], equal_var=False).pvalue
+    assert difference.over_seeds.p_value == pytest.approx(expected)
+    errors = [[row.fd_pseudo_values.var(ddof=1) / 20 for row in side.results.values()] for side in (a, b)]
+    assert difference.se == pytest.approx(np.sqrt(sum(errors[0]) / 9 + sum(errors[1]) / 4))
+
+
+def test_the_error_of_the_images_is_that_of_the_paired_rows_over_the_root_of_the_seeds() -> None:
+    rng = np.random.default_rng(3)
+    a, b = setting([1.0, 5.0]), setting([1.5, 5.6])
+    moved = {seed: replace(row, fd_pseudo_values=rng.normal(size=20)) for seed, row in b.results.items()}
+    pairs = [paired_difference(moved[seed], a.results[seed]) for seed in (0, 1)]
+    difference = seed_difference(Setting(moved), a, FD)
+    assert difference is not None
+    assert difference.se == pytest.approx(np.sqrt(sum(pair.se**2 for pair in pairs if pair)) / 2)
+    assert 19 < difference.freedom <= 38
+
+
+def test_a_difference_that_training_again_would_not_show_is_not_significant() -> None:
+    steady, jumping = setting([3.0, 3.1, 3.05]), setting([1.0, 9.0, 2.0])
+    best = setting([1.0, 1.1, 1.05])
+    rows = aggregated_rows([best, steady, jumping], FD)
+    entries = [row["comparison"][FD] for row in rows]
+    assert all(entry["p_holm"] < 0.001 for entry in entries[1:])
+    assert [entry["p_seeds"] < 0.05 for entry in entries[1:]] == [True, False]
+    assert [entry["significant"] for entry in entries] == [False, True, False]
+
+
+def test_a_difference_inside_the_error_of_the_images_is_not_significant() -> None:
+    rng = np.random.default_rng(0)
+    rows = aggregated_rows([setting([1.0, 1.1]), _noisy(setting([1.05, 1.15]), rng)], FD)
+    entry = rows[1]["comparison"][FD]
+    assert entry["p_seeds"] < 1e-9
+    assert not entry["significant"]
+
+
+def _noisy(given: Setting, rng: np.random.Generator) -> Setting:
+    """The same rows with images of their own."""
+    return Setting({s: replace(row, fd_pseudo_values=rng.normal(size=20)) for s, row in given.results.items()})
+
+
+def test_values_without_an_error_of_their_images_have_their_scatter_over_seeds() -> None:
+    bare = [
+        Setting({seed: replace(row, fd_pseudo_values=None) for seed, row in setting(values).results.items()})
+        for values in ([1.0, 1.3], [2.0, 2.4])
+    ]
+    difference = seed_difference(bare[1], bare[0], FD)
+    assert difference is not None
+    assert difference.over_seeds is None
+    assert difference.se == pytest.approx(np.std([1.0, 1.1], ddof=1) / np.sqrt(2))
 
 
 def test_one_training_cannot_be_compared_with_several() -> None:
     assert seed_difference(setting([1.0]), setting([2.0, 3.0]), FD) is None
 
 
-def test_what_is_not_trained_has_the_error_of_its_images() -> None:
+def test_what_is_not_trained_adds_no_scatter_over_seeds() -> None:
     control = Setting(setting([1.0], kind="test_split").results, is_trained=False)
     models = setting([3.0, 3.2, 3.1])
     difference = seed_difference(control, models, FD)
     assert difference is not None
-    assert difference.se == pytest.approx(np.sqrt(0.1**2 + np.var([3.0, 3.2, 3.1], ddof=1) / 3))
-    assert difference.is_significant
+    assert difference.over_seeds is not None
+    assert difference.over_seeds.se == pytest.approx(np.std([3.0, 3.2, 3.1], ddof=1) / np.sqrt(3))
+    errors = [[row.fd_pseudo_values.var(ddof=1) / 20 for row in side.results.values()] for side in (control, models)]
+    assert difference.se == pytest.approx(np.sqrt(sum(errors[0]) + sum(errors[1]) / 9))
 
 
 def test_bits_of_several_seeds_keep_the_scatter_of_the_held_out_images() -> None:
