@@ -1,14 +1,18 @@
 """Distances of two feature samples that look past the second moment: kernel distance, precision and recall."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.evaluate import pairwise
+from pipeline.evaluate.pairwise import Floats, Index, Rows
 from pipeline.evaluate.statistics import Array
 
 BLOCK_ROWS = 1024
+SPARE = 4
+"""Candidates beyond the k-th neighbour; more than so many ties are settled by looking at all rows."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,12 +29,21 @@ class DensityCoverage(NamedTuple):
     coverage: float
 
 
+class NeighbourMetrics(NamedTuple):
+    """Precision and recall, and density and coverage."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
 def kernel_distance(real: ArrayLike, fake: ArrayLike) -> float:
     """Unbiased squared MMD with k(x, y) = (x.y / dim + 1)^3 over all rows (Binkowski et al. 2018); may be negative.
 
     A U-statistic needs no subsets and no random numbers, and allows (n, dim) against (m, dim) with n != m.
     """
-    x, y = _features(real), _features(fake)
+    x, y = _float64(real, "real features"), _float64(fake, "generated features")
     if min(len(x), len(y)) < 2:
         raise ValueError("a kernel distance needs at least two rows on both sides")
     return _within(x) + _within(y) - 2.0 * _kernel_sum(x, y) / (len(x) * len(y))
@@ -40,7 +53,11 @@ def kernel_distance_of_subsets(
     real: ArrayLike, fake: ArrayLike, *, num_subsets: int, subset_size: int, seed: int
 ) -> tuple[float, float]:
     """Mean and population standard deviation over random subsets, in torch-fidelity's order of draws (fake first)."""
-    x, y = _features(real), _features(fake)
+    x, y = _float64(real, "real features"), _float64(fake, "generated features")
+    if subset_size > min(len(x), len(y)):
+        raise ValueError(
+            f"subsets of {subset_size} rows cannot be drawn from {len(x)} real and {len(y)} generated ones"
+        )
     generator = np.random.RandomState(seed)
     values = []
     for _ in range(num_subsets):
@@ -50,34 +67,128 @@ def kernel_distance_of_subsets(
     return float(np.mean(values)), float(np.std(values))
 
 
+def precision_recall_density_coverage(
+    real: ArrayLike, fake: ArrayLike, *, k_pr: int = 3, k_dc: int = 5
+) -> NeighbourMetrics:
+    """Precision, recall, density and coverage by one pass over the pairs, in memory of a block of pairs.
+
+    Distances are float32 products, but decisions those of float64 (`pairwise`): duplicates and ties are exact.
+
+    Args:
+        real: features `(n, dim)`, n > k_pr and n > k_dc.
+        fake: features `(m, dim)`, m > k_pr.
+        k_pr: neighbour that sets the radius for precision and recall; a point on a ball's boundary is inside, as in
+            torch-fidelity.
+        k_dc: neighbour that sets the radius for density and coverage; a point on the boundary is outside, as in prdc.
+
+    Raises:
+        ValueError: too few rows, different numbers of features, NaN or infinity.
+    """
+    return _measured(real, fake, k_pr=k_pr, k_dc=k_dc, is_strict=False)
+
+
 def precision_recall(real: ArrayLike, fake: ArrayLike, *, k: int = 3, is_strict: bool = False) -> PrecisionRecall:
     """Improved precision and recall (Kynkaanniemi et al. 2019) with balls up to the k-th neighbour, self excluded.
 
     A point on the boundary counts as inside (torch-fidelity) unless `is_strict` (prdc): with duplicates the two differ
     a lot.
     """
-    x, y = _features(real), _features(fake)
-    return PrecisionRecall(_inside(x, y, k, is_strict), _inside(y, x, k, is_strict))
+    found = _measured(real, fake, k_pr=k, k_dc=k, is_strict=is_strict)
+    return PrecisionRecall(found.precision, found.recall)
 
 
 def density_coverage(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> DensityCoverage:
     """Density and coverage (Naeem et al. 2020, as prdc: strict balls around real rows)."""
-    x, y = _features(real), _features(fake)
-    radii = _squared_radii(x, k)
-    num_pairs = 0
-    is_covered = np.zeros(len(x), bool)
-    for _, distances in _squared_distances(y, x):
-        inside = distances < radii
-        num_pairs += int(inside.sum())
-        is_covered |= inside.any(axis=0)
-    return DensityCoverage(num_pairs / (k * len(y)), float(is_covered.mean()))
+    found = _measured(real, fake, k_pr=None, k_dc=k, is_strict=True)
+    return DensityCoverage(found.density, found.coverage)
 
 
-def _features(rows: ArrayLike) -> Array:
-    x = np.asarray(rows, np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"features must be (n, dim), found shape {x.shape}")
-    return x
+@dataclass(frozen=True, eq=False)
+class _Balls:
+    """Balls around every row up to its k-th neighbour, with radii between bounds, and exact ones on request.
+
+    Attributes:
+        rows: the centres.
+        low: lower bounds of the candidates' squared distances, `(n, k + spare)`, rising.
+        high: upper bounds of the same, in an order of their own, rising.
+        index: the candidates.
+        settled: exact squared distances of the candidates in units of the rows, rising; NaN until they are asked for.
+        reach: no row that is not a candidate is nearer, `(n,)`, squared, in units of the rows.
+    """
+
+    rows: Rows
+    low: Array
+    high: Array
+    index: Index
+    settled: Array
+    reach: Array
+
+    @classmethod
+    def of(cls, rows: Rows, k: int) -> "_Balls":
+        """Balls for neighbours up to the k-th."""
+        if not 1 <= k < len(rows):
+            raise ValueError(f"{len(rows)} rows have no {k}-th neighbour")
+        low, index = pairwise.own_candidates(rows, min(k + SPARE, len(rows) - 1))
+        centres = np.broadcast_to(np.arange(len(rows))[:, None], index.shape)
+        high = low + pairwise.error_span(rows, rows, (centres, index))
+        reach = low.max(axis=1) / rows.scale**2 if index.shape[1] < len(rows) - 1 else np.full(len(rows), np.inf)
+        return cls(rows, np.sort(low, axis=1), np.sort(high, axis=1), index, np.full(index.shape, np.nan), reach)
+
+    def radii(self, balls: Index, k: int) -> Array:
+        """Exact squared radii of some balls, in units of the rows."""
+        new = np.unique(balls[np.isnan(self.settled[balls, 0])])
+        num = self.index.shape[1]
+        squared = pairwise.exact(self.rows, self.rows, (np.repeat(new, num), self.index[new].ravel()))
+        self.settled[new] = np.sort(squared.reshape(-1, num), axis=1)
+        farthest = self.settled[balls, k - 1]
+        for ball in np.unique(balls[(farthest > self.reach[balls]) & (farthest > 0.0)]):
+            others = np.delete(np.arange(len(self.rows)), ball)
+            squared = pairwise.exact(self.rows, self.rows, (np.full_like(others, ball), others))
+            self.settled[ball], self.reach[ball] = np.sort(squared)[:num], np.inf
+        return self.settled[balls, k - 1]
+
+    def holds(
+        self, points: Rows, pairs: tuple[Index, Index], bounds: Floats, *, k: int, is_strict: bool
+    ) -> NDArray[np.bool_]:
+        """Whether pairs (point, ball) with these lower bounds are of a point inside a ball."""
+        upper = bounds + pairwise.error_span(points, self.rows, pairs)
+        is_inside = upper < self.low[pairs[1], k - 1]
+        is_open = np.flatnonzero(~is_inside & (bounds <= self.high[pairs[1], k - 1]))
+        point, ball = pairs[0][is_open], pairs[1][is_open]
+        squared, radii = pairwise.exact(points, self.rows, (point, ball)), self.radii(ball, k)
+        is_inside[is_open] = squared < radii if is_strict else squared <= radii
+        return is_inside
+
+
+def _measured(real: ArrayLike, fake: ArrayLike, *, k_pr: int | None, k_dc: int, is_strict: bool) -> NeighbourMetrics:
+    """All four; without `k_pr` precision and recall are 0. `is_strict` is of precision and recall."""
+    x, y = pairwise.prepared(pairwise.checked(real, "real features"), pairwise.checked(fake, "generated features"))
+    k_real = max(k_dc, k_pr or 0)
+    real_balls, fake_balls = _Balls.of(x, k_real), None if k_pr is None else _Balls.of(y, k_pr)
+    is_precise, is_recalled, is_covered = np.zeros(len(y), bool), np.zeros(len(x), bool), np.zeros(len(x), bool)
+    num_inside = 0
+    for rows, block in pairwise.lower_bounds(y, x):
+        at = np.nonzero(block <= real_balls.high[:, k_real - 1])
+        pairs, bounds = (at[0] + rows.start, at[1]), block[at]
+        inside = real_balls.holds(y, pairs, bounds, k=k_dc, is_strict=True)
+        num_inside += int(inside.sum())
+        is_covered[pairs[1][inside]] = True
+        if k_pr is not None and fake_balls is not None:
+            inside = real_balls.holds(y, pairs, bounds, k=k_pr, is_strict=is_strict)
+            is_precise[pairs[0][inside]] = True
+            at = np.nonzero(block <= fake_balls.high[rows, k_pr - 1, None])
+            pairs = at[1], at[0] + rows.start
+            is_recalled[pairs[0][fake_balls.holds(x, pairs, block[at], k=k_pr, is_strict=is_strict)]] = True
+    return NeighbourMetrics(
+        float(is_precise.mean()),
+        float(is_recalled.mean()),
+        float(num_inside / (k_dc * len(y))),
+        float(is_covered.mean()),
+    )
+
+
+def _float64(rows: ArrayLike, name: str) -> Array:
+    return pairwise.checked(rows, name).astype(np.float64, copy=False)
 
 
 def _kernel_sum(x: Array, y: Array) -> float:
@@ -88,34 +199,3 @@ def _kernel_sum(x: Array, y: Array) -> float:
 def _within(x: Array) -> float:
     diagonal = float((((x * x).sum(axis=1) / x.shape[1] + 1.0) ** 3).sum())
     return (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
-
-
-def _squared_distances(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
-    """Blocks (rows of x, squared distances to all of y); exact for integers, centred against cancellation."""
-    centre = np.round(y.mean(axis=0))
-    a, b = x - centre, y - centre
-    norms = (b * b).sum(axis=1)
-    for start in range(0, len(a), BLOCK_ROWS):
-        rows = slice(start, min(start + BLOCK_ROWS, len(a)))
-        block = a[rows]
-        yield rows, np.maximum((block * block).sum(axis=1)[:, None] + norms - 2.0 * (block @ b.T), 0.0)
-
-
-def _squared_radii(x: Array, k: int) -> Array:
-    """Squared distance of every row to its k-th neighbour other than itself."""
-    if not 1 <= k < len(x):
-        raise ValueError(f"{len(x)} rows have no {k}-th neighbour")
-    radii = np.empty(len(x))
-    for rows, distances in _squared_distances(x, x):
-        own: NDArray[np.int64] = np.arange(rows.start, rows.stop)
-        distances[own - rows.start, own] = -1.0  # the point itself comes first whatever rounding did
-        radii[rows] = np.partition(distances, k, axis=1)[:, k]
-    return radii
-
-
-def _inside(manifold: Array, points: Array, k: int, is_strict: bool) -> float:
-    radii = _squared_radii(manifold, k)
-    hits = 0
-    for _, distances in _squared_distances(points, manifold):
-        hits += int((distances < radii if is_strict else distances <= radii).any(axis=1).sum())
-    return hits / len(points)

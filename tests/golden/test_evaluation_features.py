@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate import FeatureStatistics, frechet_distance, kernel_distance, precision_recall
-from pipeline.evaluate.neighbours import density_coverage, kernel_distance_of_subsets
+from pipeline.evaluate.neighbours import density_coverage, kernel_distance_of_subsets, precision_recall_density_coverage
 
 CASES = ("a", "b", "rankdef", "uneq")
 
@@ -85,3 +85,14 @@ def test_neighbour_metrics_equal_torch_fidelity_and_prdc(golden: dict[str, np.nd
     assert strict.recall == pytest.approx(float(golden[f"{case}__recall_k{k}_lt"]), abs=1e-12)
     assert balls.density == pytest.approx(float(golden[f"{case}__density_k{k}_lt"]), abs=1e-12)
     assert balls.coverage == pytest.approx(float(golden[f"{case}__coverage_k{k}_lt"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("case", [*CASES, "ties"])
+def test_one_pass_equals_torch_fidelity_and_prdc(golden: dict[str, np.ndarray], case: str) -> None:
+    real, fake = golden[f"{case}__real"], golden[f"{case}__fake"]
+    k_dc = 3 if case == "ties" else 5
+    found = precision_recall_density_coverage(real, fake, k_pr=3, k_dc=k_dc)
+    assert found.precision == pytest.approx(float(golden[f"{case}__precision_k3_le"]), abs=1e-6)
+    assert found.recall == pytest.approx(float(golden[f"{case}__recall_k3_le"]), abs=1e-6)
+    assert found.density == pytest.approx(float(golden[f"{case}__density_k{k_dc}_lt"]), abs=1e-12)
+    assert found.coverage == pytest.approx(float(golden[f"{case}__coverage_k{k_dc}_lt"]), abs=1e-12)
