@@ -29,12 +29,19 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pipeline.config import ConfigError, Spec
+from pipeline.config import Spec
 from pipeline.diffusion.kernels.base import Denoiser
+from pipeline.diffusion.likelihoods.draws import systematic_error, unit_noise
+from pipeline.diffusion.likelihoods.gaussian_terms import (
+    data_variances,
+    error_beyond_gaussian,
+    gaussian_diffusion,
+    prior_kl,
+)
 from pipeline.diffusion.likelihoods.ode import diagonal_process, row_by_row
 from pipeline.diffusion.likelihoods.paths import times_of_gamma
 from pipeline.diffusion.predictor import Condition
-from pipeline.diffusion.processes import AnyMarginal, GaussianTerminal, Process, SpectralProcess
+from pipeline.diffusion.processes import AnyMarginal, Process, SpectralProcess
 from pipeline.diffusion.randomness import NoiseStream
 
 
@@ -59,6 +66,8 @@ class Elbo:
         reconstruction: what is lost of x at t = t_0; exact.
         bits_per_dim: -total/(D ln 2), plus log2(quantisation/2) for quantised data.
         nfe: predictor evaluations per example.
+        num_times: draws per example.
+        se: standard error of the estimate in nats, `(batch,)`; None for a single draw.
     """
 
     total: Float[Tensor, " batch"]
@@ -67,6 +76,8 @@ class Elbo:
     reconstruction: Float[Tensor, " batch"]
     bits_per_dim: Float[Tensor, " batch"]
     nfe: int
+    num_times: int
+    se: Float[Tensor, " batch"] | None
 
 
 @torch.no_grad()
@@ -104,28 +115,32 @@ def elbo_log_likelihood(
     first, last = (preserving.marginal(t).to(x.device) for t in (t_0, 1.0))
     c_0 = row_by_row(own.to_components, x.to(torch.float64))
     deviation = c_0 - own.mean_components.to(x.device)
-    white = deviation / _variances(own).sqrt().to(x.device)
+    white = deviation / data_variances(own).sqrt().to(x.device)
     t, weight = _times(preserving, spec, rows, t_0)
-    noise = _noise(own, spec, rows, x.device)
+    noise = unit_noise(own, spec.seed, rows, range(spec.num_times), "elbo_noise", x.device)
     drawn = torch.zeros_like(c_0)
+    draws: list[Tensor] = []
     for k in range(spec.num_times):
         m = own.marginal(t[:, k]).to(x.device)
-        predicted = predictor((m.alpha * c_0 + m.sigma * noise[k])[:, None], t[:, k], cond).eps.to(torch.float64)
+        gained = error_beyond_gaussian(predictor, m, t[:, k], c_0=c_0, noise=noise[k], white=white, cond=cond)
         rate = (1.0 - t_0) * m.d_gamma if weight is None else weight.to(x.device)
-        gained = (noise[k] - predicted).square() - _gaussian_error(m, noise[k], white).square()
-        drawn = drawn + 0.5 * rate * gained
-    diffusion = (drawn / spec.num_times + _gaussian_diffusion(first, last, white)).sum(1)
-    prior_kl = _prior_kl(preserving, last, c_0)
-    reconstruction = _reconstruction(first, white, _variances(own).log().to(x.device))
-    total = -(diffusion + prior_kl + reconstruction)
+        weighted = 0.5 * rate * gained
+        drawn = drawn + weighted
+        draws.append(weighted.sum(1))
+    diffusion = (drawn / spec.num_times + gaussian_diffusion(first, last, white)).sum(1)
+    left = prior_kl(preserving, last, c_0)
+    reconstruction = _reconstruction(first, white, data_variances(own).log().to(x.device))
+    total = -(diffusion + left + reconstruction)
     offset = math.log2(spec.quantisation / 2) if spec.quantisation else 0.0
     return Elbo(
         total=total,
         diffusion=diffusion,
-        prior_kl=prior_kl,
+        prior_kl=left,
         reconstruction=reconstruction,
         bits_per_dim=-total / (own.dim * math.log(2)) + offset,
         nfe=spec.num_times,
+        num_times=spec.num_times,
+        se=systematic_error(torch.stack(draws)),
     )
 
 
@@ -139,50 +154,6 @@ def _times(
         return t_0 + (1.0 - t_0) * u, None
     start, end = process.marginal(t_0).gamma, process.marginal(1.0).gamma
     return times_of_gamma(process, start + (end - start) * u), end - start
-
-
-def _noise(
-    process: SpectralProcess, spec: ElboSpec, rows: Sequence[int], device: torch.device
-) -> Float[Tensor, "times batch dim"]:
-    """Unit noise in components, drawn in data space; all draws of one example are transformed together."""
-    stream = NoiseStream(spec.seed)
-    shape = tuple(process.shape)
-    drawn = [stream.normal(rows, k, "elbo_noise", shape, torch.float64) for k in range(spec.num_times)]
-    noise = torch.stack(drawn, dim=1).to(device)
-    return torch.stack([process.basis.to_components(noise[i]) for i in range(len(rows))], dim=1)
-
-
-def _variances(process: SpectralProcess) -> Float[Tensor, " dim"]:
-    """Sigma, those of the data or 1."""
-    return torch.ones_like(process.mean_components) if process.variances is None else process.variances
-
-
-def _gaussian_error(
-    m: AnyMarginal, noise: Float[Tensor, "batch dim"], white: Float[Tensor, "batch dim"]
-) -> Float[Tensor, "batch dim"]:
-    """eps - eps_G."""
-    signal = torch.sigmoid(m.log_snr)
-    return signal * noise - torch.sqrt(signal * torch.sigmoid(-m.log_snr)) * white
-
-
-def _gaussian_diffusion(
-    first: AnyMarginal, last: AnyMarginal, white: Float[Tensor, "batch dim"]
-) -> Float[Tensor, "batch dim"]:
-    """Integral of 1/2 gamma' E|eps - eps_G|^2 from the first to the last time, by its antiderivative in log SNR."""
-    start, end = first.log_snr, last.log_snr
-    lost = torch.sigmoid(start) - torch.sigmoid(end)
-    return 0.5 * (softplus(start) - softplus(end) + (white.square() - 1) * lost)
-
-
-def _prior_kl(process: SpectralProcess, last: AnyMarginal, c_0: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-    """KL(N(alpha c_0, sigma^2) || N(mean, variances))."""
-    terminal = process.terminal or GaussianTerminal(torch.zeros_like(process.scale), process.scale.square())
-    if not isinstance(terminal, GaussianTerminal):
-        raise ConfigError(f"elbo needs a Gaussian prior; {type(terminal).__name__} has no closed form")
-    mean, variances = terminal.mean.to(c_0.device), terminal.variances.to(c_0.device)
-    log_ratio = last.log_sigma2 + 2 * last.scale.log() - variances.log()
-    distance = (last.alpha * c_0 - mean).square() / variances
-    return 0.5 * (torch.expm1(log_ratio) - log_ratio + distance).sum(1)
 
 
 def _reconstruction(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.kernels.base import Denoiser
+from pipeline.diffusion.likelihoods.draws import standard_error
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.processes import LevelPrior, Process
 from pipeline.diffusion.processes.terminal.flat import isotropic_relative_entropy
@@ -50,6 +51,8 @@ class LevelBound:
         x_T: D(x, 1) in data space, `(batch, *shape)`.
         bits_per_dim: -total/(D ln 2), plus log2(quantisation/2) for quantised data.
         nfe: predictor evaluations per example.
+        num_probes: noise draws per level.
+        se: standard error of the estimate in nats, `(batch,)`; None for a single draw.
     """
 
     total: Float[Tensor, " batch"]
@@ -60,6 +63,8 @@ class LevelBound:
     x_T: Tensor  # noqa: N815 - the field's name
     bits_per_dim: Float[Tensor, " batch"]
     nfe: int
+    num_probes: int
+    se: Float[Tensor, " batch"] | None
 
 
 def ihdm_bound(
@@ -100,6 +105,7 @@ def ihdm_bound(
     num_probes = spec.num_probes if probe is None else len(probe)
     c_0 = process.to_components(x.to(torch.float64))
     squares = torch.zeros(process.num_levels, len(x), dtype=torch.float64, device=x.device)
+    draws = torch.zeros(num_probes, len(x), dtype=torch.float64, device=x.device)
     for level in range(1, process.num_levels + 1):
         t, s = (torch.tensor(k / process.num_levels, dtype=torch.float64) for k in (level, level - 1))
         time_to = torch.full((len(x),), float(s), dtype=torch.float64, device=x.device)
@@ -108,7 +114,9 @@ def ihdm_bound(
         for draw in range(num_probes):
             eps = probe[draw] if probe is not None else _noise(process, spec.seed, rows, level, draw).to(x.device)
             predicted = predictor((degraded + sigma * eps)[:, None], t, conditioned).x_prev
-            squares[level - 1] += (clean - predicted).square().sum(1) / num_probes
+            square = (clean - predicted).square().sum(1)
+            squares[level - 1] += square / num_probes
+            draws[draw] += square
     steps = isotropic_relative_entropy(squares[1:], process.dim, sigma, delta)
     first = 0.5 * squares[0] / delta**2 + process.dim * math.log(delta * math.sqrt(2 * math.pi))
     c_T = process.degrade(c_0, 1.0)
@@ -124,6 +132,8 @@ def ihdm_bound(
         x_T=process.to_data(c_T),
         bits_per_dim=-total / (process.dim * math.log(2)) + offset,
         nfe=process.num_levels * num_probes,
+        num_probes=num_probes,
+        se=standard_error(0.5 * draws / delta**2),  # each square enters its level as square / (2 delta^2)
     )
 
 

@@ -10,24 +10,32 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from pipeline.config import ConfigError, Spec
+from pipeline.config import ConfigError, Spec, neutral
+from pipeline.diffusion.bases import build_basis
 from pipeline.diffusion.kernels.base import Denoiser
+from pipeline.diffusion.likelihoods.draws import standard_error
 from pipeline.diffusion.likelihoods.paths import PathStep, Stage, likelihood_path
-from pipeline.diffusion.likelihoods.trace import rademacher_probes, value_and_divergence
+from pipeline.diffusion.likelihoods.trace import rademacher_probes, turned_probes, value_and_divergence
 from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.processes import Process, SpectralProcess
 from pipeline.diffusion.schedules import Schedule
+from pipeline.diffusion.statistics import Statistics
 
 MAX_EXACT_DIM = 8
 """Up to this many dimensions `trace: auto` is exact: a single probe has a large variance there."""
 
 Derivative = Callable[[Tensor, Stage], tuple[Tensor, Tensor]]
-"""`(w, stage) -> (dw/dtau (batch, dim), divergence (batch,))`."""
+"""`(w, stage) -> (dw/dtau (batch, dim), divergence (estimates, batch))`, see `value_and_divergence`."""
 
 
 class OdeLikelihoodSpec(Spec):
-    """Probability-flow likelihood of continuous data; fixed steps, so a value never depends on its batch."""
+    """Probability-flow likelihood of continuous data; fixed steps, so a value never depends on its batch.
+
+    Attributes:
+        probe_basis: in which the probes are signs. `component`: that of the process. The closer the covariance of the
+            data is to diagonal there, the less a probe varies: pca, and dct for photographs.
+    """
 
     kind: Literal["ode"] = "ode"
     solver: Literal["rk4", "heun"] = "rk4"
@@ -36,6 +44,7 @@ class OdeLikelihoodSpec(Spec):
     num_probes: PositiveInt = 1  # Rademacher probes per example, fixed along the path
     quantisation: PositiveInt | None = None  # levels of dequantised data on [-1, 1]; adds log2(levels / 2) bits/dim
     seed: int = 0  # of the probes
+    probe_basis: Literal["component", "pixel", "dct", "pca"] = neutral("component")
 
     def is_exact_trace(self, dim: int) -> bool:
         """Whether the divergence is the exact trace for data of `dim` dimensions."""
@@ -54,6 +63,8 @@ class LogLikelihood:
         x_T: end of the flow in data space, `(batch, *shape)`.
         bits_per_dim: -total/(D ln 2), plus log2(quantisation/2) for quantised data.
         nfe: predictor evaluations per example.
+        num_probes: behind the divergence; 0 for the exact trace.
+        se: standard error of total over the probes in nats, `(batch,)`; zeros for the exact trace, None for one probe.
     """
 
     total: Float[Tensor, " batch"]
@@ -63,6 +74,8 @@ class LogLikelihood:
     x_T: Tensor  # noqa: N815 - the field's name
     bits_per_dim: Float[Tensor, " batch"]
     nfe: int
+    num_probes: int
+    se: Float[Tensor, " batch"] | None
 
 
 def ode_log_likelihood(
@@ -74,6 +87,7 @@ def ode_log_likelihood(
     probe: Float[Tensor, "probes batch dim"] | None = None,
     indices: Sequence[int] | None = None,
     cond: Condition | None = None,
+    statistics: Statistics | None = None,
 ) -> LogLikelihood:
     """log p(x) by integrating the flow w' = rate * v and its divergence in white coordinates w = c / s, float64.
 
@@ -85,6 +99,10 @@ def ode_log_likelihood(
         probe: explicit probes in components instead of the seeded ones.
         indices: example indices, the keys of the probes; 0 .. batch-1 by default.
         cond: condition of every evaluation.
+        statistics: of the data, for `probe_basis: pca` in a process of another basis.
+
+    Raises:
+        ConfigError: the process has no density, or the basis of the probes is not known.
     """
     own = diagonal_process(process)
     process = own.variance_preserving()
@@ -93,14 +111,8 @@ def ode_log_likelihood(
     scale = process.scale.to(x.device)
     first, last = (_size(own, t).to(x.device) for t in (0.0, 1.0))
     start = row_by_row(process.to_components, x.to(torch.float64)) / (scale * first)
-    if probe is not None:
-        probes = probe.to(device=x.device, dtype=torch.float64)
-        probes = probes[None] if probes.ndim == 2 else probes
-    elif spec.is_exact_trace(process.dim):
-        probes = None
-    else:
-        rows = range(len(x)) if indices is None else indices
-        probes = rademacher_probes(rows, process.dim, num_probes=spec.num_probes, seed=spec.seed).to(x.device)
+    probes = _probes(process, spec, range(len(x)) if indices is None else indices, probe, statistics)
+    probes = None if probes is None else probes.to(device=x.device, dtype=torch.float64)
 
     def derivative(w: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
         rate = stage.rate.to(x.device)
@@ -110,11 +122,13 @@ def ode_log_likelihood(
 
         return value_and_divergence(flow, w, probes)
 
-    w, divergence = start, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    num_probes = 0 if probes is None else len(probes)
+    w, divergences = start, torch.zeros(1 + num_probes, len(x), dtype=torch.float64, device=x.device)
     solve = _rk4 if spec.solver == "rk4" else _heun
     for step in path:
         w, increment = solve(derivative, w, step)
-        divergence = divergence + increment
+        divergences = divergences + increment
+    divergence = divergences[0]
     log_scale = -torch.log(scale * first).sum().expand(len(x))
     components = w * scale
     prior = process.prior_log_prob(components[:, None]) + torch.log(scale).sum()
@@ -130,7 +144,27 @@ def ode_log_likelihood(
         x_T=row_by_row(process.to_data, components * last),
         bits_per_dim=bits_per_dim,
         nfe=len(path) * (4 if spec.solver == "rk4" else 2),
+        num_probes=num_probes,
+        se=standard_error(divergences[1:]) if num_probes else torch.zeros_like(divergence),
     )
+
+
+def _probes(
+    process: SpectralProcess,
+    spec: OdeLikelihoodSpec,
+    rows: Sequence[int],
+    given: Float[Tensor, "*probes batch dim"] | None,
+    statistics: Statistics | None,
+) -> Float[Tensor, "probes batch dim"] | None:
+    """The given probes, or seeded signs in the basis that was asked for, in components; None for the exact trace."""
+    if given is not None:
+        return given[None] if given.ndim == 2 else given
+    if spec.is_exact_trace(process.dim):
+        return None
+    signs = rademacher_probes(rows, process.dim, num_probes=spec.num_probes, seed=spec.seed)
+    if spec.probe_basis in ("component", process.basis.name):
+        return signs
+    return turned_probes(signs, build_basis(spec.probe_basis, process.shape, statistics), process.basis)
 
 
 def _rk4(derivative: Derivative, w: Tensor, step: PathStep) -> tuple[Tensor, Tensor]:
