@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate import FeatureStatistics, frechet_distance, kernel_distance, precision_recall
+from pipeline.evaluate.cmmd import cmmd
+from pipeline.evaluate.inception_score import inception_score
 from pipeline.evaluate.neighbours import density_coverage, kernel_distance_of_subsets, precision_recall_density_coverage
 
 CASES = ("a", "b", "rankdef", "uneq")
@@ -96,3 +98,18 @@ def test_one_pass_equals_torch_fidelity_and_prdc(golden: dict[str, np.ndarray], 
     assert found.recall == pytest.approx(float(golden[f"{case}__recall_k3_le"]), abs=1e-6)
     assert found.density == pytest.approx(float(golden[f"{case}__density_k{k_dc}_lt"]), abs=1e-12)
     assert found.coverage == pytest.approx(float(golden[f"{case}__coverage_k{k_dc}_lt"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("shuffle", [0, 1])
+@pytest.mark.parametrize("num_splits", [1, 10])
+def test_inception_score_equals_torch_fidelity(golden: dict[str, np.ndarray], num_splits: int, shuffle: int) -> None:
+    found = inception_score(golden["is__logits"], num_splits=num_splits, shuffle_seed=2020 if shuffle else None)
+    for name in ("mean", "std"):
+        expected = float(golden[f"is__splits{num_splits}_shuffle{shuffle}_{name}"])
+        assert getattr(found, name) == pytest.approx(expected, rel=1e-10, abs=1e-15)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_cmmd_equals_the_biased_estimator(golden: dict[str, np.ndarray], case: str) -> None:
+    expected = float(golden[f"{case}__cmmd_sigma10_scale1000"])
+    assert cmmd(golden[f"{case}__real"], golden[f"{case}__fake"]) == pytest.approx(expected, rel=1e-9)
