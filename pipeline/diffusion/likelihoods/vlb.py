@@ -11,9 +11,10 @@ Nothing is dequantised and no density is involved: the bound is of probabilities
 components. The decoder multiplies over the entries of a datum and asks for the noise of each, in data space: for VDM's
 softmax over the bins that is the noise of the estimate c_{t_0}/alpha carried back by the basis. If all components start
 at the same sigma/alpha, as under a scalar schedule, this noise is white in every basis, and the decoder is VDM's. If
-they do not, outside the pixel basis the noise of the entries is correlated; a decoder of each entry by itself is still
-normalised, so the bound stays a bound. It is loose by what the correlations tell, which is nothing once the noise is
-well below a bin and at most about 1/2 (sum of log variances of entries - log det of their covariance) above.
+they do not, outside the pixel basis the noise of the entries is correlated; a decoder of each entry by itself, with its
+own deviation, is still normalised, so the bound stays a bound. It is loose by what the correlations would tell: nothing
+while the noise is well below a bin, about 1/2 (sum of log variances of the entries - log det of their covariance) once
+it spans several.
 
 As in `elbo`, only the difference to the Gaussian of the data's moments is drawn; its own part is known, in continuous
 time by an antiderivative and on a chain by a sum over all steps.
