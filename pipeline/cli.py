@@ -122,11 +122,26 @@ def status(request: Any) -> None:
 @cli.command()
 @_options
 @click.option("--format", "form", type=click.Choice(["terminal", "csv", "markdown", "latex"]), default="terminal")
-def table(request: Any, form: str) -> None:
+@click.option("--each-seed", is_flag=True, help="One row per seed in place of means over seeds.")
+def table(request: Any, form: str, each_seed: bool) -> None:
     """Print the result table from the store."""
     from pipeline.grid import overview, session
 
-    click.echo(overview.table_text(session.planned(request), session.opened(request), form), nl=False)
+    plan, store = session.planned(request), session.opened(request)
+    click.echo(overview.table_text(plan, store, form, each_seed=each_seed), nl=False)
+
+
+@cli.command()
+@_options
+@click.option("--out", default="report", show_default=True, help="Folder of the files.")
+@click.option("--each-seed", is_flag=True, help="One row per seed in place of means over seeds.")
+def report(request: Any, out: str, each_seed: bool) -> None:
+    """Write tables, figures, sample sheets and one HTML page from the store."""
+    from pipeline.grid import session
+    from pipeline.grid.report import write_report
+
+    for line in write_report(session.planned(request), session.opened(request), out, each_seed=each_seed):
+        click.echo(str(line))
 
 
 @cli.command()

@@ -97,15 +97,15 @@ def terminal_width() -> int:
     return max(shutil.get_terminal_size((160, 24)).columns, 120)
 
 
-def table_text(plan: Plan, store: Store, form: str) -> str:
-    """The result table as `terminal`, `csv`, `markdown` or `latex`."""
+def table_text(plan: Plan, store: Store, form: str, *, each_seed: bool = False) -> str:
+    """The result table as `terminal`, `csv`, `markdown` or `latex`: one row per setting, or per setting and seed."""
     writers: dict[str, Callable[..., str]] = {
         "terminal": partial(terminal_text, width=terminal_width()),
         "csv": csv_text,
         "markdown": markdown_text,
         "latex": latex_text,
     }
-    return writers[form](grid_table(plan, store))
+    return writers[form](grid_table(plan, store, each_seed=each_seed))
 
 
 def status_lines(plan: Plan, store: Store) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The result table of a grid, built from the store."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,7 +120,7 @@ def _setting_of(cell: Cell) -> str:
 
 
 def _without_seed(cell: Cell) -> str:
-    return "/".join(part for part in cell.name.split("/") if part.partition("#")[0] != f"seed{cell.params['seed']}")
+    return re.sub(rf"/seed{cell.params['seed']}(?=[/#]|$)", "", cell.name)
 
 
 def _with_axes(result: Result, axes: Mapping[str, Any]) -> Result:

@@ -1,6 +1,5 @@
 """A table as text for the terminal, CSV, Markdown and LaTeX."""
 
-import csv
 import io
 import re
 
@@ -8,6 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pipeline.report.csv_lines import csv_of
 from pipeline.report.table import Table
 
 _LATEX = {
@@ -61,14 +61,9 @@ def csv_text(table: Table) -> str:
     `_mark` says how it compares, `_absent` why there is no value. Texts that a spreadsheet would take for a formula are
     quoted with an apostrophe.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     parts = [(position, part) for position in range(len(table.columns)) for part in _csv_parts(table, position)]
-    writer.writerow([table.columns[position] + _CSV_ENDINGS[part] for position, part in parts])
-    for row in table.rows:
-        values = [getattr(row[position], part) for position, part in parts]
-        writer.writerow([_harmless(value) for value in values])
-    return buffer.getvalue()
+    names = [table.columns[position] + _CSV_ENDINGS[part] for position, part in parts]
+    return csv_of([names, *([getattr(row[position], part) for position, part in parts] for row in table.rows)])
 
 
 def markdown_text(table: Table) -> str:
@@ -106,14 +101,6 @@ def _csv_parts(table: Table, position: int) -> list[str]:
     cells = [row[position] for row in table.rows]
     present = [part for part in _CSV_ENDINGS if any(getattr(cell, part) not in (None, "") for cell in cells)]
     return ["value", *(part for part in present if part != "value")]
-
-
-def _harmless(value: float | str | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else value
-    return repr(value)
 
 
 def _plain(text: str) -> str:

@@ -149,15 +149,16 @@ def _notes(body: Sequence[Sequence[Cell]]) -> list[str]:
     """What marks and errors mean, as far as they occur."""
     cells = [cell for row in body for cell in row]
     marks = {cell.mark for cell in cells}
+    over_seeds = any(cell.n is not None for cell in cells)
     notes = []
     if marks & {BEST, TIED}:
         notes.append(
             f"{BEST} best model; {TIED} cannot be told from it (5% level, paired differences where rows share images, "
-            "corrected by Holm over each column)"
+            f"corrected by Holm over each column{', and the scatter over seeds' if over_seeds else ''})"
         )
     if UNKNOWN in marks:
         notes.append(f"{UNKNOWN} not compared with the best: the error of the difference is not known")
-    if any(cell.n is not None for cell in cells):
+    if over_seeds:
         notes.append("mean ± standard deviation over seeds (their number); without a number: value ± standard error")
     return notes
 
