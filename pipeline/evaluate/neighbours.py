@@ -46,6 +46,8 @@ def kernel_distance(real: ArrayLike, fake: ArrayLike) -> float:
     x, y = _float64(real, "real features"), _float64(fake, "generated features")
     if min(len(x), len(y)) < 2:
         raise ValueError("a kernel distance needs at least two rows on both sides")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"rows of {x.shape[1]} and {y.shape[1]} dimensions have no distance")
     return _within(x) + _within(y) - 2.0 * _kernel_sum(x, y) / (len(x) * len(y))
 
 

@@ -96,9 +96,11 @@ def test_sets_without_neighbours_are_refused(x: np.ndarray, y: np.ndarray, sente
         precision_recall_density_coverage(x, y)
 
 
-def test_kernel_distance_refuses_what_is_not_a_number() -> None:
+def test_kernel_distance_refuses_sets_that_have_none() -> None:
     with pytest.raises(ValueError, match="generated features hold NaN"):
         kernel_distance(np.zeros((4, 2)), np.full((4, 2), np.nan))
+    with pytest.raises(ValueError, match="2 and 3 dimensions have no distance"):
+        kernel_distance(np.zeros((4, 2)), np.zeros((4, 3)))
 
 
 def test_kernel_subsets_larger_than_a_set_are_refused() -> None:
