@@ -29,7 +29,7 @@ from tests.diffusion_cases import (
     vector_process,
 )
 
-TERMS = ("total", "diffusion", "prior_kl", "reconstruction", "bits_per_dim")
+TERMS = ("total", "diffusion", "prior_kl", "reconstruction", "bits_per_dim", "se")
 BLURRING = {"kind": "spectral", "basis": "dct", "schedule": {"kind": "blurring", "blur_max": 3.0}}
 
 
@@ -337,6 +337,14 @@ def test_terms_add_up_and_quantised_data_get_their_offset():
     torch.testing.assert_close(terms.bits_per_dim, 7 - terms.total / (DIM * math.log(2)))
     assert bool((terms.diffusion > 0).all())
     assert bool((terms.prior_kl > 0).all())
+
+
+def test_stated_error_is_that_of_repeated_draws_or_a_little_larger():
+    process = image_process("gud")
+    x = data(process, batch=1).expand(400, *IMAGE_SHAPE)
+    terms = elbo(process, mixture_oracle(process), x, num_times=8)
+    assert 0.95 < float(terms.se.square().mean().sqrt() / terms.total.std()) < 1.5
+    assert elbo(process, mixture_oracle(process), x[:1], num_times=1).se is None
 
 
 def test_evaluations_are_counted_and_see_the_condition():

@@ -180,6 +180,15 @@ def test_seeded_draws_have_the_mean_of_unit_noise():
     assert float(drawn.std()) > 0
 
 
+def test_stated_error_is_that_of_repeated_draws():
+    process = one_image_process()
+    x = gaussian_data(process, 1).expand(400, -1, -1, -1)
+    terms = log_likelihood(process, ExactMean(process), x, BOUND | {"num_probes": 6})
+    assert terms.num_probes == 6
+    assert float(terms.se.square().mean().sqrt()) == pytest.approx(float(terms.total.std()), rel=0.15)
+    assert log_likelihood(process, ExactMean(process), x[:1], BOUND).se is None
+
+
 def test_a_value_does_not_depend_on_its_batch():
     process = one_image_process()
     x = gaussian_data(process, 5)

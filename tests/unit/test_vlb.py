@@ -216,7 +216,7 @@ DISCRETISED = {"decoder": "discretised_gaussian", "num_levels": 20, "num_times":
 def test_values_do_not_depend_on_the_batch(make_oracle, schedule, spec, basis):
     process = image_process(schedule, basis=basis)
     oracle, x = make_oracle(process), images(5)
-    given = {"num_times": 3, "seed": 4, **spec}
+    given = {"num_times": 9, "num_probes": 9, "seed": 4, **spec}
     together = vlb(process, oracle, x, **given)
     alone = [vlb(process, oracle, x[i : i + 1], **given, indices=[i]) for i in range(5)]
     for name in TERMS:

@@ -1,7 +1,7 @@
 """Draws behind an estimate per example: unit noise that depends on the example alone, and what their spread says."""
 
-import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -35,11 +35,17 @@ def example_by_example(
     return torch.stack([transform(each) for each in draws], dim=1)
 
 
+def mean_of_draws(draws: Float[Tensor, "draws batch"]) -> Float[Tensor, " batch"]:
+    """Mean per example, added up in order: `sum(0)` rounds differently with the size of the batch."""
+    return reduce(torch.add, draws) / len(draws)
+
+
 def standard_error(draws: Float[Tensor, "draws batch"]) -> Float[Tensor, " batch"] | None:
     """Of the mean of independent draws, per example; None where a single one cannot tell."""
     if len(draws) < 2:
         return None
-    return draws.std(dim=0) / math.sqrt(len(draws))
+    variance = mean_of_draws((draws - mean_of_draws(draws)).square())
+    return (variance / (len(draws) - 1)).sqrt()
 
 
 def systematic_error(draws: Float[Tensor, "draws batch"]) -> Float[Tensor, " batch"] | None:
@@ -52,4 +58,4 @@ def systematic_error(draws: Float[Tensor, "draws batch"]) -> Float[Tensor, " bat
     if len(draws) < 2:
         return None
     squares = draws.diff(dim=0).square()
-    return ((squares.sum(0) + squares[0] + squares[-1]) / 2).sqrt() / len(draws)
+    return ((reduce(torch.add, squares) + squares[0] + squares[-1]) / 2).sqrt() / len(draws)

@@ -84,7 +84,7 @@ def ode_log_likelihood(
     x: Float[Tensor, "batch *shape"],
     spec: OdeLikelihoodSpec,
     *,
-    probe: Float[Tensor, "probes batch dim"] | None = None,
+    probe: Float[Tensor, "*probes batch dim"] | None = None,
     indices: Sequence[int] | None = None,
     cond: Condition | None = None,
     statistics: Statistics | None = None,

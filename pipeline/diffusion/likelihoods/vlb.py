@@ -39,7 +39,13 @@ from pipeline.diffusion.likelihoods.decoders import (
     pixel_deviation,
     softmax_log_prob,
 )
-from pipeline.diffusion.likelihoods.draws import example_by_example, standard_error, systematic_error, unit_noise
+from pipeline.diffusion.likelihoods.draws import (
+    example_by_example,
+    mean_of_draws,
+    standard_error,
+    systematic_error,
+    unit_noise,
+)
 from pipeline.diffusion.likelihoods.gaussian_terms import data_variances, error_beyond_gaussian, prior_kl
 from pipeline.diffusion.likelihoods.ode import diagonal_process, row_by_row
 from pipeline.diffusion.predictor import Condition
@@ -157,7 +163,7 @@ def vlb_log_likelihood(
     diffusion = (drawn / num_times + path.known(white)).sum(1)
     left = prior_kl(preserving, preserving.marginal(1.0).to(x.device), c_0)
     lost = _decoding_losses(own, predictor, path, spec, c_0=c_0, level=level, rows=rows, cond=cond)
-    reconstruction = lost.mean(0)
+    reconstruction = mean_of_draws(lost)
     total = -(diffusion + left + reconstruction)
     along, decoded = systematic_error(draws), standard_error(lost)
     return Vlb(
