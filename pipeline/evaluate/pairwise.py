@@ -112,9 +112,10 @@ def error_span(x: Rows, y: Rows, pairs: tuple[Index, Index]) -> Floats:
 def exact(x: Rows, y: Rows, pairs: tuple[Index, Index]) -> Array:
     """Squared distances of pairs (rows of x, rows of y) in units of the rows, from float64 differences."""
     chunk = max(1, CHUNK_VALUES // max(1, x.given.shape[1]))
-    found = np.empty(len(pairs[0]))
-    for start in range(0, len(found), chunk):
-        part = slice(start, start + chunk)
+    found = np.zeros(len(pairs[0]))
+    differ = np.flatnonzero((x.norms[pairs[0]] > 0.0) | (y.norms[pairs[1]] > 0.0))  # else both are at the centre
+    for start in range(0, len(differ), chunk):
+        part = differ[start : start + chunk]
         difference = x.given[pairs[0][part]].astype(np.float64) - y.given[pairs[1][part]]
         found[part] = np.einsum("nd,nd->n", difference, difference)
     return found

@@ -80,6 +80,12 @@ def test_a_set_that_exploded_still_has_the_neighbours_of_float64() -> None:
     np.testing.assert_allclose(precision_recall_density_coverage(x, y), by_definition(x, y, 3, 5), rtol=1e-14)
 
 
+def test_constant_features_hold_each_other_on_the_boundary_alone() -> None:
+    x = np.full((600, 512), 0.3, np.float32)
+    assert precision_recall_density_coverage(x, x[:500]) == (1.0, 1.0, 0.0, 0.0)
+    assert precision_recall_density_coverage(x, x[:500] + 1) == (0.0, 0.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "sentence"),
     [
