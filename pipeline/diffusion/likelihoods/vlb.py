@@ -48,6 +48,7 @@ from pipeline.diffusion.likelihoods.draws import (
 )
 from pipeline.diffusion.likelihoods.gaussian_terms import data_variances, error_beyond_gaussian, prior_kl
 from pipeline.diffusion.likelihoods.ode import diagonal_process, row_by_row
+from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.processes import Process, SpectralProcess
 
@@ -75,6 +76,7 @@ class VlbSpec(Spec):
     num_times: PositiveInt | None = 16
     num_probes: PositiveInt = 2
     t_min: float = Field(1e-5, gt=0.0, lt=1.0)  # where continuous time is decoded if gamma(0) is infinite (else 0)
+    clip: bool = False  # predicted data are cut to [-1, 1] before they are used, as where DDPM's bits were published
     quantisation: int | None = Field(None, ge=2)
     seed: int = 0  # of times and noise
 
@@ -147,6 +149,7 @@ def vlb_log_likelihood(
     exact = ((2 * level + 1) / quantisation - 1).reshape(x.shape)
     c_0 = row_by_row(own.to_components, exact)
     white = (c_0 - own.mean_components.to(x.device)) / data_variances(own).sqrt().to(x.device)
+    predictor = _clipped(predictor, own) if spec.clip else predictor
     path = _path(own, preserving, spec, rows)
     num_times = path.times.shape[1]
     drawn, draws = torch.zeros_like(c_0), torch.zeros(num_times, len(x), dtype=torch.float64, device=x.device)
@@ -177,6 +180,17 @@ def vlb_log_likelihood(
         num_probes=spec.num_probes,
         se=None if along is None or decoded is None else torch.hypot(along, decoded),
     )
+
+
+def _clipped(predictor: Denoiser, own: SpectralProcess) -> Denoiser:
+    """The predictor whose x_0 stays within the data range."""
+
+    def predict(u_t: Tensor, t: Tensor, cond: Condition | None) -> Prediction:
+        prediction = predictor(u_t, t, cond)
+        x_0 = row_by_row(own.to_data, prediction.x_0.to(torch.float64)).clamp(-1.0, 1.0)
+        return Prediction("x0", row_by_row(own.to_components, x_0), u_t[:, 0], prediction.marginal)
+
+    return predict
 
 
 def _path(own: SpectralProcess, preserving: SpectralProcess, spec: VlbSpec, rows: Sequence[int]) -> BoundPath:
