@@ -1,9 +1,8 @@
-"""The features stage: images reduced to mergeable statistics, a sample of feature rows, and counts of diversity."""
+"""The features stage: images, or a part of a split, as rows of features that every metric of the net starts from."""
 
 import hashlib
-import logging
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,126 +13,177 @@ from torch import Tensor
 from pipeline.baselines.devices import DEVICE_PATTERN, placed
 from pipeline.baselines.system import SystemSpec, load_classifier
 from pipeline.baselines.threads import single_thread
-from pipeline.config import Spec, runtime
+from pipeline.config import DataError, Spec, runtime
 from pipeline.diffusion.randomness import NoiseStream
 from pipeline.evaluate.diversity import Diversity
-from pipeline.evaluate.jackknife import NUM_BLOCKS
-from pipeline.evaluate.ladder import held_out_accuracy, known_answers
-from pipeline.evaluate.statistics import FeatureStatistics, merged, packed
+from pipeline.evaluate.nets import AnyNetSpec
 from pipeline.shards import LabelledImages, read_split, to_float
 from pipeline.store import Artifact, Attempt
 
 STAGE = "features"
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 RAW_NET = "fd_data"
 
-LOG = logging.getLogger(__name__)
-
 Progress = Callable[[int, int], None]
-Extractor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Float images (n, *shape) in [-1, 1] to features (n, dim)."""
+Float32 = NDArray[np.float32]
 
 
 class FeatureNet(Protocol):
-    """What a net must offer: features (n, dim) of images, and class logits (n, classes) of features."""
+    """What a net must offer: features (n, dim) of images (n, C, H, W) in [-1, 1], and class logits of features."""
 
     def features(self, x: Tensor) -> Tensor: ...
 
     def logits(self, features: Tensor) -> Tensor: ...
 
 
-class FeatureSpec(Spec):
-    """Features of one block of images, or of a split of the data (the reference of every distance)."""
+class NetChoice(Spec):
+    """A feature net by name: a classifier of the data set, a net with weights of its own, or the data themselves."""
 
-    net: str  # names the distance: fd_clf_<dataset>; fd_data takes the data themselves as features
-    classifier: SystemSpec | None = None
-    split: Literal["train", "test"] | None = None  # None: a block of the sample stage
-    group_size: PositiveInt = 50  # images per mergeable state: the grain of the jackknife
-    num_rows: NonNegativeInt = 1000  # feature rows kept for kernel and neighbour metrics
+    net: str  # names the distance: fid, fd_clf_<dataset>; fd_data takes the data themselves as features
+    classifier: SystemSpec | None = None  # of fd_clf_<dataset>
+    extractor: AnyNetSpec | None = None  # of any other net
     batch_shape: PositiveInt = 250
-    seed: NonNegativeInt = 0  # of the order in which a split is read, so that groups are random in class
-    with_ladder: bool = False  # known answers of the net, logged with the reference
     device: str = runtime("auto", pattern=DEVICE_PATTERN)
 
     @model_validator(mode="after")
-    def _is_named_honestly(self) -> "FeatureSpec":
-        if (self.net == RAW_NET) != (self.classifier is None):
-            raise ValueError(f"net {self.net}: {RAW_NET} takes no classifier, any other net needs one")
+    def _is_named_honestly(self) -> "NetChoice":
+        if self.classifier is not None and self.extractor is not None:
+            raise ValueError(f"net {self.net}: give a classifier or an extractor")
+        if (self.net == RAW_NET) != (self.classifier is None and self.extractor is None):
+            raise ValueError(f"net {self.net}: {RAW_NET} takes no classifier, any other net needs one or an extractor")
         if self.classifier is not None and not self.net.startswith("fd_clf_"):
             raise ValueError(f"net {self.net}: a classifier of our own is called fd_clf_<dataset>, never fid")
-        if self.with_ladder and self.split != "train":
-            raise ValueError("with_ladder: the known answers belong to the reference, split train")
+        if self.extractor is not None and self.net != self.extractor.name:
+            raise ValueError(f"net {self.net}: the extractor is called {self.extractor.name}")
         return self
 
 
-def group_size(num_images: int, *, largest: int = 50) -> int:
-    """Images per group for a set of this size: at most `largest`, and small enough for all jackknife blocks."""
-    return min(largest, max(1, num_images // NUM_BLOCKS))
+class FeatureSpec(NetChoice):
+    """Features of one block of images, or of a part of a split of the data (the reference of every distance)."""
+
+    split: Literal["train", "test"] | None = None  # None: a block of the sample stage
+    part: NonNegativeInt = 0  # which part of the split
+    num_parts: PositiveInt = 1  # tasks that share the split
+    seed: NonNegativeInt = 0  # of the order in which a split is read, so that its blocks are random in class
+
+    @model_validator(mode="after")
+    def _part_exists(self) -> "FeatureSpec":
+        if self.part >= self.num_parts:
+            raise ValueError(f"part = {self.part} of {self.num_parts} parts, counted from 0")
+        return self
+
+
+class Extractor:
+    """A net on its device, called with batches of one shape so that no bit of a row depends on its neighbours.
+
+    Attributes:
+        sha256: digest of the weights; the statistics of different digests have no distance.
+        preprocessing: how images reach the net.
+        has_classes: whether it predicts the classes of the data set.
+        has_logits: whether it predicts any classes.
+    """
+
+    def __init__(self, choice: NetChoice, inputs: dict[str, Artifact]) -> None:
+        self._device, self._batch_shape = choice.device, choice.batch_shape
+        self._net: FeatureNet | None = None
+        self.preprocessing = "data"
+        self.sha256 = classifier_sha256(None)
+        self.has_classes = choice.classifier is not None
+        self.has_logits = self.has_classes
+        if choice.classifier is not None:
+            model = inputs["classifier"]
+            self._net = load_classifier(  # pyright: ignore[reportAttributeAccessIssue]
+                choice.classifier, model=model, dataset=inputs["dataset"], device=choice.device
+            )
+            self.sha256 = classifier_sha256(model)
+        elif choice.extractor is not None:
+            loaded = choice.extractor.load(choice.device)
+            self._net, self.sha256, self.preprocessing = loaded, loaded.sha256, loaded.preprocessing
+            self.has_logits = loaded.has_logits
+
+    def features(self, x: Float32, progress: Progress = lambda done, total: None) -> Float32:
+        """Features (n, dim) of data (n >= 0, *shape) in [-1, 1].
+
+        Raises:
+            DataError: features that are not finite.
+        """
+        if len(x) == 0:  # a block beyond the end of the test split
+            return self._features(np.zeros((1, *x.shape[1:]), np.float32))[:0]
+        done = 0
+
+        def call(batch: Float32) -> Float32:
+            nonlocal done
+            rows = self._features(batch)
+            done = min(done + len(batch), len(x))
+            progress(done, len(x))
+            return rows
+
+        return in_batches(x, call, batch_shape=self._batch_shape)
+
+    def logits(self, features: Float32) -> Float32:
+        """Class logits (n, classes) of feature rows (n >= 0, dim)."""
+        net = self._net
+        assert net is not None
+        if len(features) == 0:
+            return self._call(net.logits, np.zeros((1, features.shape[1]), np.float32))[:0]
+        return in_batches(features, lambda rows: self._call(net.logits, rows), batch_shape=self._batch_shape)
+
+    def _features(self, x: Float32) -> Float32:
+        rows = x.reshape(len(x), -1) if self._net is None else self._call(self._net.features, x)
+        if not np.isfinite(rows).all():
+            raise DataError("features hold NaN or infinity; look at the images and at the weights of the feature net")
+        return rows
+
+    @torch.no_grad()
+    def _call(self, function: Callable[[Tensor], Tensor], x: Float32) -> Float32:
+        return function(torch.from_numpy(np.ascontiguousarray(x)).to(self._device)).float().cpu().numpy()
 
 
 def run(
     spec: FeatureSpec, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
-    """Write `features.npz`: group statistics, first image index of every group, feature rows with their index, and the
-    counts of `Diversity`.
+    """Write `features.npz`: features (n, dim) float32, index (n,) of the images in their set or split, labels (n,)
+    where they have them, logits (n, classes) where the net predicts some, and the counts of `Diversity`.
 
     Args:
         spec: which net on which images.
-        inputs: `dataset`; `classifier` (a training) unless the net is `fd_data`; `images` unless `split` is given.
+        inputs: `dataset`; `classifier` (a training) of a net that is one; `images` unless `split` is given.
         attempt: where the file goes.
         progress: called with images done and images in all.
 
     Returns:
-        Net and its sha256, counts, where the images came from, and the known answers if asked for.
+        Net, its digest and preprocessing, the data set, counts and where the images came from.
     """
     spec = placed(spec)
     dataset = inputs["dataset"]
     images, first, source = _images(spec, inputs)
     quantisation: int | None = dataset.meta["quantisation"]
     with single_thread():
-        net = feature_net(spec, inputs)
-        extract = _extractor(net, spec.device)
-        features = _features(images.images, extract, spec=spec, quantisation=quantisation, progress=progress)
-        size = _group_size(spec, source)
-        starts = range(0, len(features), size)
-        groups = [FeatureStatistics.of(features[i : i + size]) for i in starts]
-        meta: dict[str, Any] = {
-            "net": spec.net,
-            "net_sha256": net_sha256(inputs.get("classifier")),
-            "count": len(features),
-            "dim": int(features.shape[1]),
-            "first": first,
-            "group_size": size,
-            "source": source,
-        }
-        logits = None if net is None else _logits(net, features, spec)
-        diversity = Diversity.of(images.images, quantisation, first=first, logits=logits)
-        if spec.with_ladder:
-            meta |= _known_answers(spec, dataset, net, train=images, reference=merged(groups))
-    rows = np.arange(min(spec.num_rows, len(features)))
-    np.savez(
-        attempt.path("features.npz"),
-        allow_pickle=False,
-        **(packed(groups) if groups else {}),
-        first=np.array([first + i for i in starts], np.int64),
-        rows=features[rows],
-        rows_index=first + rows,
-        **diversity.packed(),
-    )
-    return meta
+        extractor = Extractor(spec, inputs)
+        features = extractor.features(to_float(images.images, quantisation), progress)
+        arrays: dict[str, NDArray[Any]] = {"features": features, "index": images.index}
+        logits = None
+        if extractor.has_logits:
+            arrays["logits"] = logits = extractor.logits(features)
+        if images.labels is not None:
+            arrays["labels"] = images.labels
+        predicted = logits if extractor.has_classes else None
+        diversity = Diversity.of(images.images, quantisation, first=first, logits=predicted)
+    np.savez(attempt.path("features.npz"), allow_pickle=False, **arrays, **diversity.packed())
+    return {
+        "net": spec.net,
+        "net_sha256": extractor.sha256,
+        "preprocessing": extractor.preprocessing,
+        "dataset": dataset.key.fingerprint,
+        "count": len(features),
+        "dim": int(features.shape[1]),
+        "first": first,
+        "source": source,
+    }
 
 
-def feature_net(spec: FeatureSpec, inputs: dict[str, Artifact]) -> FeatureNet | None:
-    """The classifier with its trained weights; None where the data themselves are the features."""
-    if spec.classifier is None:
-        return None
-    model = inputs["classifier"]
-    net = load_classifier(spec.classifier, model=model, dataset=inputs["dataset"], device=spec.device)
-    return cast(FeatureNet, net)
-
-
-def net_sha256(classifier: Artifact | None) -> str:
-    """Digest of the net's weight files; the statistics of different digests have no distance."""
+def classifier_sha256(classifier: Artifact | None) -> str:
+    """Digest of a classifier's weight files; without one, of the data as their own features."""
     digest = hashlib.sha256(b"data" if classifier is None else b"")
     if classifier is not None:
         for name in sorted(classifier.files):
@@ -151,24 +201,6 @@ def in_batches(x: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]]
     return np.concatenate(outputs)
 
 
-def _extractor(net: FeatureNet | None, device: str) -> Extractor:
-    if net is None:
-        return lambda x: x.reshape(len(x), -1)
-    return lambda x: _call(net.features, x, device)
-
-
-@torch.no_grad()
-def _call(function: Callable[[Tensor], Tensor], x: NDArray[np.float32], device: str) -> NDArray[np.float32]:
-    return function(torch.from_numpy(np.ascontiguousarray(x)).to(device)).float().cpu().numpy()
-
-
-def _logits(net: FeatureNet, features: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
-    """Class logits (n, classes) of feature rows (n >= 0, dim), in batches of one shape."""
-    if len(features) == 0:
-        return _call(net.logits, np.zeros((1, features.shape[1]), np.float32), spec.device)[:0]
-    return in_batches(features, lambda rows: _call(net.logits, rows, spec.device), batch_shape=spec.batch_shape)
-
-
 def _images(spec: FeatureSpec, inputs: dict[str, Artifact]) -> tuple[LabelledImages, int, dict[str, Any]]:
     """Images, index of the first one, and where they come from."""
     if spec.split is None:
@@ -177,56 +209,6 @@ def _images(spec: FeatureSpec, inputs: dict[str, Artifact]) -> tuple[LabelledIma
         return read_split(block, "images"), int(block.meta["first"]), source
     images = read_split(inputs["dataset"], spec.split)
     order = NoiseStream(spec.seed).permutation(len(images), 0, "features").numpy()
-    source = {"split": spec.split, "dataset": inputs["dataset"].key.fingerprint, "num_available": len(images)}
-    return images.rows(order), 0, source
-
-
-def _group_size(spec: FeatureSpec, source: dict[str, Any]) -> int:
-    """A source with few images gets smaller groups, so that the jackknife still has its blocks."""
-    available = source.get("num_available")
-    return spec.group_size if available is None else group_size(available, largest=spec.group_size)
-
-
-def _features(
-    levels: NDArray[Any], extract: Extractor, *, spec: FeatureSpec, quantisation: int | None, progress: Progress
-) -> NDArray[np.float32]:
-    done = 0
-
-    def call(batch: NDArray[Any]) -> NDArray[np.float32]:
-        nonlocal done
-        features = extract(to_float(batch, quantisation))
-        done = min(done + len(batch), len(levels))
-        progress(done, len(levels))
-        return features
-
-    if len(levels) == 0:  # a block beyond the end of the test split
-        return np.zeros((0, extract(np.zeros((1, *levels.shape[1:]), np.float32)).shape[1]), np.float32)
-    return in_batches(levels, call, batch_shape=spec.batch_shape)
-
-
-def _known_answers(
-    spec: FeatureSpec,
-    dataset: Artifact,
-    net: FeatureNet | None,
-    *,
-    train: LabelledImages,
-    reference: FeatureStatistics,
-) -> dict[str, Any]:
-    quantisation: int | None = dataset.meta["quantisation"]
-    held_out = read_split(dataset, "test")
-    test = to_float(held_out.images, quantisation)
-    extract = _extractor(net, spec.device)
-    answers = known_answers(
-        lambda x: in_batches(x, extract, batch_shape=spec.batch_shape),
-        reference=reference,
-        train=to_float(train.images, quantisation),
-        test=test,
-        labels=train.labels,
-        seed=spec.seed,
-    )
-    if net is not None and held_out.labels is not None:
-        features = in_batches(test, extract, batch_shape=spec.batch_shape)
-        answers["held_out_accuracy"] = held_out_accuracy(_logits(net, features, spec), held_out.labels)
-    if not answers["is_increasing"]:
-        LOG.warning("known answers do not grow with the disturbance net=%s ladder=%s", spec.net, answers["ladder"])
-    return answers
+    first, end = (len(images) * part // spec.num_parts for part in (spec.part, spec.part + 1))
+    source = {"split": spec.split, "num_available": len(images)}
+    return images.rows(order[first:end]), first, source

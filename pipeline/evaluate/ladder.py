@@ -1,22 +1,82 @@
-"""Known answers of a feature net: distances that must grow with the strength of a disturbance, and its accuracy."""
+"""The ladder stage: known answers of a feature net, distances that must grow with a disturbance, and its accuracy."""
 
+import json
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt
 from scipy.ndimage import gaussian_filter
 
+from pipeline.baselines.devices import placed
+from pipeline.baselines.threads import single_thread
 from pipeline.diffusion.randomness import NoiseStream
+from pipeline.evaluate.feature_sets import joined
+from pipeline.evaluate.features import Extractor, NetChoice
 from pipeline.evaluate.frechet import frechet_distance
 from pipeline.evaluate.statistics import FeatureStatistics
+from pipeline.shards import read_split, to_float
+from pipeline.store import Artifact, Attempt
+
+STAGE = "ladder"
+STAGE_VERSION = 1
+
+LOG = logging.getLogger(__name__)
 
 NOISE_SIGMAS = (0.1, 0.3)
 BLUR_SIGMAS = (0.5, 1.0)
 MAX_IMAGES = 10_000
 
 Float32 = NDArray[np.float32]
+
+
+class LadderSpec(NetChoice):
+    """Whose known answers are asked for."""
+
+    seed: NonNegativeInt = 0  # of the choice of images and of the noise
+
+
+def run(spec: LadderSpec, inputs: dict[str, Artifact], attempt: Attempt, progress: Any = None) -> dict[str, Any]:
+    """Write `ladder.json`, what `known_answers` returns, with `held_out_accuracy` where the net predicts the classes.
+
+    Args:
+        spec: which net.
+        inputs: `dataset`; `reference.<k>` (features of the training split); `classifier` of a net that is one.
+        attempt: where the file goes.
+        progress: not used.
+
+    Returns:
+        The content of the file and the net.
+    """
+    del progress
+    spec = placed(spec)
+    dataset = inputs["dataset"]
+    quantisation: int | None = dataset.meta["quantisation"]
+    with single_thread():
+        reference = joined([artifact for name, artifact in inputs.items() if name.startswith("reference.")])
+        extractor = Extractor(spec, inputs)
+        train, test = read_split(dataset, "train"), read_split(dataset, "test")
+        chosen = NoiseStream(spec.seed).permutation(len(train), 0, "features").numpy()[:MAX_IMAGES]
+        train = train.rows(chosen)
+        held_out = to_float(test.images[:MAX_IMAGES], quantisation)
+        answers = known_answers(
+            extractor.features,
+            reference=reference.statistics(),
+            train=to_float(train.images, quantisation),
+            test=held_out,
+            labels=train.labels,
+            seed=spec.seed,
+        )
+        if extractor.has_classes and test.labels is not None:
+            logits = extractor.logits(extractor.features(held_out))
+            answers["held_out_accuracy"] = held_out_accuracy(logits, test.labels[:MAX_IMAGES])
+    if not answers["is_increasing"]:
+        LOG.warning("known answers do not grow with the disturbance net=%s ladder=%s", spec.net, answers["ladder"])
+    attempt.path("ladder.json").write_text(json.dumps(answers, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return {"net": spec.net, "net_sha256": extractor.sha256, **answers}
 
 
 def known_answers(

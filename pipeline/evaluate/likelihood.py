@@ -21,6 +21,8 @@ from pipeline.diffusion.likelihoods import (
     IhdmBoundSpec,
     LevelBound,
     LogLikelihood,
+    Vlb,
+    VlbSpec,
     log_likelihood,
 )
 from pipeline.diffusion.predictor import Condition, Predictor
@@ -40,8 +42,13 @@ else:
 
 Progress = Callable[[int, int], None]
 
+NO_LEVELS = "data that are no levels have a density, not a probability; ask for nll or elbo"
+
 BOUND_TERMS = ("diffusion", "prior_kl", "reconstruction")
-"""Terms of the ELBO, nats per image, that a block keeps beside the bound."""
+"""Terms of a bound over time, nats per image, that a block keeps beside it."""
+
+BOUNDS = (ElboSpec, VlbSpec)
+"""Bounds that have those terms: of the density of dequantised images, and of the probability of their levels."""
 
 
 class LikelihoodBlock(Spec):
@@ -94,12 +101,20 @@ def elbo_absent_reason(system: SystemSpec | str) -> str | None:
     return None
 
 
+def vlb_absent_reason(system: SystemSpec | str) -> str | None:
+    """Why a system has no variational bound of the probability of levels, in one sentence; None where it has one."""
+    if system == "gaussian":
+        return "the control row is a density, which gives levels no probability"
+    return elbo_absent_reason(system)
+
+
 def run(
     spec: LikelihoodBlock, inputs: dict[str, Artifact], attempt: Attempt, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
     """Write `likelihood.npz`: index (n,), nats (n,) and bits_per_dim (n,), or, without a density, its reason.
 
-    An ELBO adds its terms diffusion, prior_kl and reconstruction, (n,) nats each, -nats in sum.
+    An ELBO or VLB adds its terms diffusion, prior_kl and reconstruction, (n,) nats each, -nats in sum. A VLB is of
+    levels: nothing is dequantised, and bits_per_dim is its nats in other units.
 
     Args:
         spec: which system on which images.
@@ -109,13 +124,18 @@ def run(
         progress: called with images done and images in all.
 
     Returns:
-        Counts, evaluations per image and `absent`: None or the sentence why there is no density. For an ELBO also
-        the draws it was made with, and what `noise_ends` says of the process.
+        Counts, evaluations per image and `absent`: None or the sentence why there is no density. For a bound also the
+        draws it was made with, and what `noise_ends` says of the process.
     """
     spec = placed(spec)
     meta: dict[str, Any] = {"split": spec.split, "seed": spec.seed, "num_probes": 0, "nfe": 0, "count": 0}
-    is_elbo = isinstance(spec.likelihood, ElboSpec)
-    reason = elbo_absent_reason(spec.system) if is_elbo else absent_reason(spec.system)
+    quantisation: int | None = inputs["dataset"].meta["quantisation"]
+    is_of_levels = isinstance(spec.likelihood, VlbSpec)
+    if is_of_levels:
+        reason = vlb_absent_reason(spec.system) or (NO_LEVELS if quantisation is None else None)
+    else:
+        is_elbo = isinstance(spec.likelihood, ElboSpec)
+        reason = elbo_absent_reason(spec.system) if is_elbo else absent_reason(spec.system)
     if reason is not None:
         return {**meta, "absent": reason}
     first = spec.block * spec.block_size
@@ -129,8 +149,9 @@ def run(
     if not np.isfinite(nats).all():
         raise RuntimeError(f"{int((~np.isfinite(nats)).sum())} of {len(nats)} log densities are not finite")
     dim = math.prod(images.images.shape[1:])
-    quantisation: int | None = inputs["dataset"].meta["quantisation"]
-    bits = -nats / (dim * math.log(2.0)) + (math.log2(quantisation / 2.0) if quantisation else 0.0)
+    bits = -nats / (dim * math.log(2.0))
+    if quantisation is not None and not is_of_levels:
+        bits += math.log2(quantisation / 2.0)
     np.savez(
         attempt.path("likelihood.npz"), allow_pickle=False, index=images.index, nats=nats, bits_per_dim=bits, **terms
     )
@@ -155,8 +176,12 @@ def noise_ends(process: Process) -> dict[str, float | None]:
 
 
 def _batch(spec: LikelihoodBlock, images: LabelledImages, start: int, quantisation: int | None) -> torch.Tensor:
-    """Dequantised images of one batch, float64; the noise of image i is a function of (seed, i) alone."""
+    """Images of one batch, float64: dequantised with noise that is a function of (seed, i) alone, or bin centres."""
     part = images.rows(slice(start, start + spec.batch_shape))
+    if isinstance(spec.likelihood, VlbSpec):
+        return torch.from_numpy(
+            dequantise(part.images, quantisation, np.full(part.images.shape, 0.5, np.float32))
+        ).double()
     u = NoiseStream(spec.seed).uniform(part.index.tolist(), 0, "dequantise", part.images.shape[1:]).float().numpy()
     return torch.from_numpy(dequantise(part.images, quantisation, u)).double()
 
@@ -192,26 +217,35 @@ def _scored(
     process = predictor.process
     if isinstance(spec.likelihood, IhdmBoundSpec):
         process = replace(process, terminal=terminal_of(process, spec.system.start, inputs))
-    names = ("total", *(BOUND_TERMS if isinstance(spec.likelihood, ElboSpec) else ()))
+    names = ("total", *(BOUND_TERMS if isinstance(spec.likelihood, BOUNDS) else ()))
     parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in names}
     nfe = 0
     for start in range(0, len(images), spec.batch_shape):
         x = _batch(spec, images, start, quantisation)
-        terms = _terms(spec, process, predictor, x, images=images.rows(slice(start, start + spec.batch_shape)))
+        part = images.rows(slice(start, start + spec.batch_shape))
+        terms = _terms(spec, process, predictor, x, images=part, quantisation=quantisation)
         for name in names:
             parts[name].append(getattr(terms, name)[: len(x)].cpu().numpy())
         nfe = terms.nfe
         progress(min(start + spec.batch_shape, len(images)), len(images))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
-    if isinstance(spec.likelihood, ElboSpec):
+    if isinstance(spec.likelihood, BOUNDS):
         draws = {"num_times": spec.likelihood.num_times, "noise_seed": spec.likelihood.seed}
+        if isinstance(spec.likelihood, VlbSpec):
+            draws |= {key: getattr(spec.likelihood, key) for key in ("num_levels", "decoder", "num_probes")}
         return arrays.pop("total"), arrays, {"nfe": nfe, "dim": process.dim, **draws, **noise_ends(process)}
     return arrays.pop("total"), arrays, {"nfe": nfe, "num_probes": spec.likelihood.num_probes}
 
 
 def _terms(
-    spec: LikelihoodBlock, process: Process, predictor: Predictor, x: torch.Tensor, *, images: LabelledImages
-) -> LogLikelihood | Elbo | LevelBound:
+    spec: LikelihoodBlock,
+    process: Process,
+    predictor: Predictor,
+    x: torch.Tensor,
+    *,
+    images: LabelledImages,
+    quantisation: int | None,
+) -> LogLikelihood | Elbo | LevelBound | Vlb:
     """The batch is padded to `batch_shape`, so that no last bit depends on how many images are left."""
     assert isinstance(spec.system, SystemSpec)
     assert spec.likelihood is not None
@@ -221,11 +255,14 @@ def _terms(
         if images.labels is None:
             raise ConfigError("a class-conditional likelihood needs labels; the data set has none")
         cond = Condition(label=torch.from_numpy(images.labels[rows]).to(spec.device))
+    likelihood = spec.likelihood
+    if isinstance(likelihood, VlbSpec):
+        likelihood = likelihood.model_copy(update={"quantisation": quantisation})
     return log_likelihood(
         process,
         predictor,
         x[rows].to(spec.device),
-        spec.likelihood,
+        likelihood,
         indices=images.index[rows].tolist(),
         cond=cond,
     )

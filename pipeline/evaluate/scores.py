@@ -70,19 +70,20 @@ def joined(blocks: Sequence[Artifact]) -> Scores | str:
     return Scores(index, values["bits_per_dim"], terms, blocks[0].meta)
 
 
-def bound_metrics(scores: Scores) -> tuple[dict[str, float], dict[str, str]]:
-    """The terms of a bound as `<term>_bpd`, which add up to it, and `delta_gamma`; or the reason why one is absent.
+def bound_metrics(scores: Scores, *, prefix: str = "") -> tuple[dict[str, float], dict[str, str]]:
+    """The terms of a bound as `<prefix><term>_bpd`, which add up to it, and `delta_gamma`; or why one is absent.
 
-    The change of units of quantised data is part of the reconstruction, the only term with a density of the data.
+    The change of units of quantised data is part of the reconstruction, the only term that sees the data themselves.
 
     Raises:
         DataError: the blocks hold no bound.
     """
     if set(scores.terms) != set(BOUND_TERMS):
-        raise DataError(f"the inputs elbo.<k> hold a likelihood of kind {scores.meta.get('kind')}, expected elbo")
+        raise DataError(f"these blocks hold a likelihood of kind {scores.meta.get('kind')}, expected elbo or vlb")
     nats_per_bit = float(scores.meta["dim"]) * math.log(2.0)
-    metrics = {f"{name}_bpd": float(scores.terms[name].mean()) / nats_per_bit for name in ("prior_kl", "diffusion")}
-    metrics["reconstruction_bpd"] = float(scores.bits.mean()) - sum(metrics.values())
+    terms = ("prior_kl", "diffusion")
+    metrics = {f"{prefix}{name}_bpd": float(scores.terms[name].mean()) / nats_per_bit for name in terms}
+    metrics[f"{prefix}reconstruction_bpd"] = float(scores.bits.mean()) - sum(metrics.values())
     span = scores.meta["delta_gamma"]
     if span is None:
         return metrics, {"delta_gamma": "gamma is infinite at an end of the path"}

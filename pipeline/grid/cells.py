@@ -1,19 +1,19 @@
 """The tasks behind one row: data, statistics, training, sample blocks, features, likelihood blocks, result."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.baselines.canonical import trained_system
 from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
-from pipeline.config import Spec, parse
+from pipeline.config import parse
 from pipeline.diffusion.kernels.gaussian import AncestralSpec, DdimSpec
-from pipeline.evaluate.features import FeatureSpec, group_size
-from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason, elbo_absent_reason
+from pipeline.evaluate.likelihood import LikelihoodBlock, absent_reason, elbo_absent_reason, vlb_absent_reason
 from pipeline.evaluate.moments import MomentsSpec, moments_method
 from pipeline.evaluate.result import ResultSpec
-from pipeline.grid.spec import EvaluateSpec, ExperimentSpec
+from pipeline.grid.feature_tasks import NetTasks, feature_nets
+from pipeline.grid.spec import INCEPTIONS, EvaluateSpec, ExperimentSpec
 from pipeline.grid.tasks import Task
 from pipeline.ingest.sources import pin
 from pipeline.ingest.statistics import StatisticsSpec
@@ -23,12 +23,6 @@ from pipeline.sample.study import StudySpec, applies
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
 
-FEATURE_METRICS = frozenset({"fd_clf", "kid", "precision_recall", "diversity"})
-"""Metrics that need the features of images."""
-
-REFERENCE_ROWS = 5000
-"""Feature rows of the training split that are kept for kernel and neighbour metrics."""
-
 
 @dataclass(frozen=True)
 class CellTasks:
@@ -36,8 +30,7 @@ class CellTasks:
 
     dataset: Task
     statistics: Task
-    classifier: Task | None
-    reference: Task | None
+    nets: tuple[NetTasks, ...]
     training: Task | None
     terminal: Task | None
     samples: tuple[Task, ...]
@@ -49,8 +42,9 @@ class CellTasks:
     def in_order(self) -> Iterator[Task]:
         """Inputs before their users."""
         yield from (self.dataset, self.statistics)
-        alone = (self.classifier, self.reference, self.training, self.terminal)
-        yield from (task for task in alone if task is not None)
+        for net in self.nets:
+            yield from net.tasks()
+        yield from (task for task in (self.training, self.terminal) if task is not None)
         yield from self.samples
         yield from self.features
         yield from self.likelihoods
@@ -110,12 +104,11 @@ def cell_tasks(
             terminal = Task("terminal", TerminalFit(process=system.process), data, f"terminal {label}")
             inputs["terminal"] = terminal.key
         sampler = canonical(sampler) if sampler is not None else None
-    classifier, reference, net = _feature_net(evaluate, source, data)
+    nets = feature_nets(evaluate, source, data, root=root)
     reason = absent_reason(system)
     moments = _moments(evaluate, system, sampler, seed) if "moments" in evaluate.metrics else None
     samples: list[Task] = []
-    features: list[Task] = []
-    if net is not None or (moments is not None and moments.method == "images"):
+    if nets or (moments is not None and moments.method == "images"):
         blocks = sample_blocks(
             system,
             sampler,
@@ -124,34 +117,33 @@ def cell_tasks(
             seed=seed,
             batch_shape=min(evaluate.batch_images, evaluate.block_images),
         )
-        for block in blocks:
-            name = f"{label} seed {seed} block {block.block}"
-            samples.append(Task("sample", block, inputs, f"sample {name}"))
-            if net is None or classifier is None:
-                continue
-            own = {"dataset": dataset.key, "images": samples[-1].key, "classifier": classifier.key}
-            features.append(Task("features", net, own, f"features {name}"))
-    scores: dict[str, list[Task]] = {"features": features}
+        samples = [Task("sample", block, inputs, f"sample {label} seed {seed} block {block.block}") for block in blocks]
+    scores: dict[str, list[Task]] = {f"features.{net.name}": net.of_images(samples) for net in nets}
+    features = [task for tasks in scores.values() for task in tasks]
+    if "memorisation" in evaluate.metrics:
+        scores["nearest"] = nets[0].nearest_training_images(scores[f"features.{nets[0].name}"])
+        scores["nearest_held_out"] = nets[0].nearest_training_images(nets[0].held_out)
+    reasons = {"nll": reason, "elbo": elbo_absent_reason(system), "vlb": vlb_absent_reason(system)}
     if "nll" in evaluate.metrics and reason is None:
         scores["likelihood"] = list(_likelihoods(evaluate, system, None if is_control else evaluate.likelihood, inputs))
-    if "elbo" in evaluate.metrics and elbo_absent_reason(system) is None:
-        scores["elbo"] = list(_likelihoods(evaluate, system, evaluate.elbo, inputs))
+    for name, bound in (("elbo", evaluate.elbo), ("vlb", evaluate.vlb)):
+        if name in evaluate.metrics and reasons[name] is None:
+            scores[name] = list(_likelihoods(evaluate, system, bound, inputs))
     if moments is not None:
         blocks_of = {f"images.{index:06d}": task.key for index, task in enumerate(samples)}
         own = {**inputs, **(blocks_of if moments.method == "images" else {})}
         scores["moments"] = [Task("moments", moments, own, f"moments {label} seed {seed}")]
-    result = _result(evaluate, reference, scores, {"nll": reason, "elbo": elbo_absent_reason(system)}, label)
-    likelihoods = [*scores.get("likelihood", []), *scores.get("elbo", []), *scores.get("moments", [])]
+    result = _result(evaluate, nets, scores, reasons, label)
+    others = ("nearest", "nearest_held_out", "likelihood", "elbo", "vlb", "moments")
     return CellTasks(
         dataset,
         statistics,
-        classifier,
-        reference,
+        nets,
         training,
         terminal,
         tuple(samples),
         tuple(features),
-        tuple(likelihoods),
+        tuple(task for name in others for task in scores.get(name, ())),
         result,
         () if is_control else tuple(_studies(evaluate, system, sampler, inputs, seed)),
     )
@@ -169,7 +161,8 @@ def _likelihoods(
     evaluate: EvaluateSpec, system: SystemSpec | Any, likelihood: Any, inputs: dict[str, Key]
 ) -> Iterator[Task]:
     """The held-out images in blocks under one likelihood."""
-    size, is_bound = evaluate.nll_block_images, likelihood is not None and likelihood.kind == "elbo"
+    kind = "likelihood" if likelihood is None or likelihood.kind not in ("elbo", "vlb") else likelihood.kind
+    size, is_bound = evaluate.nll_block_images, kind != "likelihood"
     count = evaluate.elbo_images if is_bound and evaluate.elbo_images is not None else evaluate.nll_images
     for block in range(-(-count // size)):
         spec = LikelihoodBlock(
@@ -179,9 +172,7 @@ def _likelihoods(
             block_size=size,
             batch_shape=min(size, evaluate.batch_images),
         )
-        yield Task(
-            "likelihood", spec, inputs, f"{'elbo' if is_bound else 'likelihood'} {_short_system(system)} block {block}"
-        )
+        yield Task("likelihood", spec, inputs, f"{kind} {_short_system(system)} block {block}")
 
 
 def _moments(evaluate: EvaluateSpec, system: SystemSpec | Any, sampler: SamplerSpec | None, seed: int) -> MomentsSpec:
@@ -192,23 +183,6 @@ def _moments(evaluate: EvaluateSpec, system: SystemSpec | Any, sampler: SamplerS
         num_images=evaluate.num_images,
         seed=seed,
     )
-
-
-def _feature_net(
-    evaluate: EvaluateSpec, source: Spec, data: dict[str, Key]
-) -> tuple[Task | None, Task | None, FeatureSpec | None]:
-    """The feature classifier's training, the reference features, and the specification of a block's features."""
-    if not FEATURE_METRICS & set(evaluate.metrics):
-        return None, None, None
-    name = str(getattr(source, "name", ""))
-    system = evaluate.feature_net.system()
-    task = TrainTask(system=system, train=evaluate.feature_net.train, seed=evaluate.feature_net.seed)
-    weight = float(task.train.steps * task.train.batch)
-    classifier = Task("train", task, data, f"train classifier of {name}", weight)
-    net = FeatureSpec(net=f"fd_clf_{name}", classifier=system, group_size=group_size(evaluate.num_images))
-    inputs = {"dataset": data["dataset"], "classifier": classifier.key}
-    spec = net.model_copy(update={"split": "train", "with_ladder": True, "num_rows": REFERENCE_ROWS})
-    return classifier, Task("features", spec, inputs, f"features of {name}"), net
 
 
 def _studies(
@@ -232,22 +206,32 @@ def _studies(
 
 def _result(
     evaluate: EvaluateSpec,
-    reference: Task | None,
-    scores: Mapping[str, list[Task]],
+    nets: tuple[NetTasks, ...],
+    scores: Mapping[str, Sequence[Task]],
     reasons: Mapping[str, str | None],
     label: str,
 ) -> Task:
-    inputs: dict[str, Key] = {} if reference is None else {"reference": reference.key}
+    inputs: dict[str, Key] = {}
+    for net in nets:
+        inputs |= net.of_result
     for name, tasks in scores.items():
         if name == "moments":
             inputs["moments"] = tasks[0].key
         else:
             inputs |= {f"{name}.{index:06d}": task.key for index, task in enumerate(tasks)}
-    metrics = ["fd" if metric == "fd_clf" else metric for metric in evaluate.metrics]
+    of_nets = {"fd_clf", *INCEPTIONS}
+    metrics = [metric for metric in evaluate.metrics if metric not in of_nets]
+    if of_nets & set(evaluate.metrics) or evaluate.feature_nets:
+        metrics.insert(0, "fd")
     absent = {name: reason for name, reason in reasons.items() if reason is not None and name in evaluate.metrics}
-    row = {"metrics": metrics, "num_images": evaluate.num_images, "absent": absent}
-    spec = parse(ResultSpec, row, "evaluate")
-    return Task("result", spec, inputs, f"result {label}")
+    row = {
+        "metrics": metrics,
+        "nets": [net.name for net in nets],
+        "num_images": evaluate.num_images,
+        "num_rows": evaluate.neighbour_rows,
+        "absent": absent,
+    }
+    return Task("result", parse(ResultSpec, row, "evaluate"), inputs, f"result {label}")
 
 
 def _short_system(system: SystemSpec | str) -> str:

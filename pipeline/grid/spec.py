@@ -11,6 +11,7 @@ from pipeline.baselines.system import SystemSpec
 from pipeline.config import Document, Spec, closest, load_yaml, parse, runtime, union, with_overrides
 from pipeline.config.errors import ConfigError
 from pipeline.diffusion.likelihoods import LIKELIHOODS
+from pipeline.evaluate.nets import AnyNetSpec, NetSpec
 from pipeline.grid.axes import SPELLINGS, combinations
 from pipeline.ingest.sources import SOURCES
 from pipeline.networks import NETWORKS
@@ -18,7 +19,28 @@ from pipeline.sample.study import Kind as StudyKind
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Metric = Literal["fd_clf", "kid", "precision_recall", "elbo", "nll", "diversity", "moments"]
+Metric = Literal[
+    "fid",
+    "clean_fid",
+    "fid_pytorch",
+    "fid_fast",
+    "fd_rand_inception",
+    "fd_clf",
+    "kid",
+    "precision_recall",
+    "density_coverage",
+    "inception_score",
+    "cmmd",
+    "memorisation",
+    "test_distance",
+    "class_distance",
+    "class_accuracy",
+    "diversity",
+    "elbo",
+    "nll",
+    "vlb",
+    "moments",
+]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"kind": "digits", "name": "digits"},
@@ -34,7 +56,24 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 """Data sets by name; relative locations are below the data folder."""
 
-SORTABLE = {"fd_clf": "fd_clf_", "kid": "kid_clf_", "nll": "nll_bpd", "elbo": "elbo_bpd", "moments": "w2"}
+INCEPTIONS: dict[str, dict[str, Any]] = {
+    "fid": {"kind": "inception"},
+    "clean_fid": {"kind": "inception", "resize": "clean"},
+    "fid_pytorch": {"kind": "inception", "resize": "torch"},
+    "fid_fast": {"kind": "inception", "fast": True},
+    "fd_rand_inception": {"kind": "inception", "seeded": True},
+}
+"""Distances in the features of the Inception network, and its net each."""
+
+SORTABLE = {
+    **{name: name for name in INCEPTIONS},
+    "fd_clf": "fd_clf_",
+    "kid": "kid",
+    "nll": "nll_bpd",
+    "elbo": "elbo_bpd",
+    "vlb": "vlb_bpd",
+    "moments": "w2",
+}
 """How the names of those metrics begin that are small for good models; a table is sorted by one of them."""
 
 MAX_COMBINATIONS = 10_000
@@ -102,8 +141,12 @@ class EvaluateSpec(Spec):
     elbo: union({"elbo": LIKELIHOODS["elbo"]}) = LIKELIHOODS["elbo"]()
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
-    elbo_images: PositiveInt | None = None  # test images under the bound, which is cheap; null: as many as nll_images
+    elbo_images: PositiveInt | None = None  # test images under a bound, which is cheap; null: as many as nll_images
+    vlb: union({"vlb": LIKELIHOODS["vlb"]}) = LIKELIHOODS["vlb"]()
     feature_net: FeatureNetSpec = FeatureNetSpec()
+    inception_weights: str | None = runtime(None)  # path or URI of pt_inception-2015-12-05-6726825d.pth, for `fid`
+    feature_nets: tuple[AnyNetSpec, ...] = ()  # nets of your own; each adds the distance of its name
+    neighbour_rows: PositiveInt = 10_000  # images per side for KID, precision, recall, density, coverage and CMMD
     studies: tuple[StudyRequest, ...] = ()
     primary: str | None = None
 
@@ -128,8 +171,36 @@ class EvaluateSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _nets_can_be_had(self) -> "EvaluateSpec":
+        public = [metric for metric in self.metrics if metric in INCEPTIONS and not INCEPTIONS[metric].get("seeded")]
+        if public and self.inception_weights is None:
+            raise ValueError(
+                f"metrics: {public[0]} needs inception_weights, the path or URI of "
+                "pt_inception-2015-12-05-6726825d.pth; without that file use fd_clf or fd_rand_inception"
+            )
+        names = [*self.metrics, *(net.name for net in self.feature_nets)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is asked for twice; name each metric and each feature net once")
+        return self
+
+    @property
+    def extractors(self) -> tuple[NetSpec, ...]:
+        """Nets with weights of their own, in the order of the metrics; then those of `feature_nets`."""
+        chosen = (
+            parse(AnyNetSpec, {**INCEPTIONS[name], **self._location(name)}, "evaluate.feature_nets")
+            for name in self.metrics
+            if name in INCEPTIONS
+        )
+        return (*chosen, *self.feature_nets)
+
+    def _location(self, name: str) -> dict[str, Any]:
+        return {} if INCEPTIONS[name].get("seeded") else {"weights": self.inception_weights}
+
+    @model_validator(mode="after")
     def _primary_is_measured(self) -> "EvaluateSpec":
         possible = [SORTABLE[metric] for metric in self.metrics if metric in SORTABLE]
+        possible += [net.name for net in self.feature_nets]
         if self.primary is not None and not self.primary.startswith(tuple(possible)):
             names = " or ".join(f"{name}<data set>" if name.endswith("_") else name for name in possible)
             raise ValueError(f"primary = {self.primary} is no metric to sort by here; use {names or 'none'}")

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.config import Spec
-from pipeline.evaluate import features, likelihood, moments, result
+from pipeline.evaluate import features, ladder, likelihood, moments, nearest, result
 from pipeline.ingest import stage as ingest
 from pipeline.ingest import statistics, terminal
 from pipeline.ingest.stage import ShardMap
@@ -21,7 +21,10 @@ Progress = Callable[[int, int], None]
 
 STAGES: dict[str, ModuleType] = {
     module.STAGE: module
-    for module in (ingest, statistics, terminal, train, sample, features, likelihood, moments, result, study)
+    for module in (
+        *(ingest, statistics, terminal, train, sample),
+        *(features, ladder, nearest, likelihood, moments, result, study),
+    )
 }
 """Stages in the order of the data flow; each module has STAGE, STAGE_VERSION and `run`."""
 

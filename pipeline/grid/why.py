@@ -52,7 +52,7 @@ def explanation(plan: Plan, cell: Cell, store: Store) -> Iterator[str]:
             continue
         seen.add(task.key)
         stored = store.find(task.key) is not None
-        if task.stage in ("sample", "features", "likelihood"):
+        if task.stage in ("sample", "features", "nearest", "likelihood"):
             blocks.setdefault(task.stage, []).append(stored)
             if len(blocks[task.stage]) > 1 or stored:
                 continue

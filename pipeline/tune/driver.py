@@ -76,7 +76,7 @@ def tune_grid(request: Request, grid: GridSpec, store: Store, *, show: Show) -> 
 
 def is_shared(task: Task) -> bool:
     """Whether points share what the task makes: data, statistics, trainings, and the features they are compared to."""
-    return task.stage in (*SHARDED, "train") or (task.stage == "features" and "images" not in task.inputs)
+    return task.stage in (*SHARDED, "train", "ladder") or (task.stage == "features" and "images" not in task.inputs)
 
 
 @dataclass

@@ -215,17 +215,18 @@ def test_moments_become_the_metric_w2(store: Store) -> None:
     assert made(store, result, without, {}).meta["reasons"] == {"w2": "it draws nothing"}
 
 
-def test_rows_and_blocks_that_were_there_before_keep_their_names() -> None:
+def test_rows_and_blocks_keep_their_identities() -> None:
     assert result.ResultSpec(num_images=5).identity() == {
         "metrics": ["fd", "kid", "precision_recall", "diversity", "nll"],
+        "nets": [],
         "num_images": 5,
-        "num_rows": 5000,
+        "num_rows": 10_000,
         "absent": {},
     }
     block = likelihood.LikelihoodBlock(system="gaussian").identity()
     assert set(block) == {"system", "likelihood", "split", "block", "block_size", "seed", "batch_shape"}
     assert likelihood.STAGE_VERSION == 1
-    assert result.STAGE_VERSION == 2
+    assert result.STAGE_VERSION == 3
 
 
 def test_weights_decide_the_bound(store: Store) -> None:
@@ -237,3 +238,34 @@ def test_weights_decide_the_bound(store: Store) -> None:
     good, bad = (stored(made(store, likelihood, spec, given(store) | {"model": model})) for model in (zeros, loud))
     np.testing.assert_allclose(good["nats"], stored(block_of(store, exact()))["nats"], atol=1e-3)
     assert bad["nats"].mean() < good["nats"].mean() - 1.0
+
+
+def vlb_block(store: Store, system: Any = None, **changes: Any) -> Artifact:
+    spec = {"kind": "vlb", "num_times": 4} | changes
+    return block_of(store, stage_cases.system() if system is None else system, spec)
+
+
+def test_a_bound_of_levels_counts_their_nats_and_dequantises_nothing(store: Store) -> None:
+    artifact = vlb_block(store)
+    values = stored(artifact)
+    total = values["diffusion"] + values["prior_kl"] + values["reconstruction"]
+    np.testing.assert_allclose(values["bits_per_dim"], total / (DIM * math.log(2)), rtol=1e-12)
+    assert (values["reconstruction"] > 0.0).all()
+    assert (artifact.meta["kind"], artifact.meta["decoder"], artifact.meta["num_levels"]) == ("vlb", "softmax", None)
+
+
+def test_a_row_has_the_bound_of_levels_beside_that_of_the_density(store: Store) -> None:
+    inputs = {"vlb.0": vlb_block(store), "elbo.0": block_of(store, stage_cases.system())}
+    row = made(store, result, result.ResultSpec(num_images=5, metrics=("elbo", "vlb")), inputs).meta
+    metrics = row["metrics"]
+    terms = (metrics[f"vlb_{name}_bpd"] for name in ("prior_kl", "diffusion", "reconstruction"))
+    assert sum(terms) == pytest.approx(metrics["vlb_bpd"])
+    assert metrics["vlb_se"] > 0.0
+    assert row["protocol"]["vlb"]["decoder"] == "softmax"
+    assert {"elbo_bpd", "diffusion_bpd"} <= set(metrics)
+
+
+def test_control_rows_say_why_levels_have_no_bound() -> None:
+    for system in ("gaussian", "test_split", "mean_image"):
+        assert likelihood.vlb_absent_reason(system) is not None
+    assert likelihood.vlb_absent_reason(stage_cases.system()) is None

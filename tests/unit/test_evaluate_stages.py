@@ -10,18 +10,22 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+from pipeline.baselines.system import load_classifier
 from pipeline.config import ConfigError, DataError, parse
-from pipeline.evaluate import FeatureStatistics, features, frechet_distance, likelihood, result
+from pipeline.evaluate import FeatureStatistics, features, frechet_distance, ladder, likelihood, nearest, result
 from pipeline.evaluate.comparison import Result, paired_difference, with_comparison
+from pipeline.evaluate.feature_sets import joined
 from pipeline.evaluate.ladder import held_out_accuracy
+from pipeline.evaluate.statistics import merged
 from pipeline.sample import stage as sample_stage
 from pipeline.sample.blocks import sample_blocks
 from pipeline.shards import dequantise, read_split, to_float
-from pipeline.store import Artifact, Store, open_store
+from pipeline.store import Artifact, Attempt, Store, open_store
 from tests import stage_cases
 from tests.stage_cases import LEVELS, made
 
 NET = "fd_clf_squares"
+SEEDED = {"kind": "inception", "seeded": True}
 FLOW = {"kind": "ode", "solver": "rk4", "steps": 24, "trace": "exact"}
 
 
@@ -39,12 +43,19 @@ def given(store: Store) -> dict[str, Artifact]:
 
 
 def feature_spec(**changes: Any) -> features.FeatureSpec:
-    fields = {"net": NET, "classifier": stage_cases.classifier(), "group_size": 8, "num_rows": 60, "batch_shape": 32}
+    fields = {"net": NET, "classifier": stage_cases.classifier(), "batch_shape": 32}
     return features.FeatureSpec(**(fields | changes))
 
 
 def reference(store: Store, **changes: Any) -> Artifact:
-    return made(store, features, feature_spec(split="train", num_rows=300, **changes), given(store))
+    return made(store, features, feature_spec(**{"split": "train", **changes}), given(store))
+
+
+def known_answers_of(store: Store, **changes: Any) -> dict[str, Any]:
+    fields = {"net": NET, "classifier": stage_cases.classifier(), "batch_shape": 32} | changes
+    return made(
+        store, ladder, ladder.LadderSpec(**fields), given(store) | {"reference.0": reference(store, **changes)}
+    ).meta
 
 
 def control_features(
@@ -61,63 +72,68 @@ def gaussian_likelihood(store: Store, **changes: Any) -> Artifact:
 
 
 def row_of(store: Store, blocks: list[Artifact], *more: Artifact, **changes: Any) -> Artifact:
-    inputs = {"reference": reference(store)}
-    inputs |= {f"features.{k}": block for k, block in enumerate(blocks)}
+    inputs = {f"reference.{NET}.0": reference(store)}
+    inputs |= {f"features.{NET}.{k}": block for k, block in enumerate(blocks)}
     inputs |= {f"likelihood.{k}": block for k, block in enumerate(more)}
-    spec = result.ResultSpec(**({"num_images": 200} | changes))
+    spec = result.ResultSpec(**({"num_images": 200, "nets": (NET,)} | changes))
     return made(store, result, spec, inputs)
 
 
-def test_group_statistics_and_rows_are_those_of_the_images(store: Store) -> None:
+def test_rows_of_a_split_in_parts_are_those_of_its_images(store: Store) -> None:
     images = read_split(given(store)["dataset"], "train").images
-    found = result.joined([reference(store, net="fd_data", classifier=None)])
-    whole = FeatureStatistics.of(to_float(images, LEVELS).reshape(len(images), -1))
-    assert found.n == whole.n == 400
-    assert frechet_distance(result.merged(found.groups), whole) == pytest.approx(0.0, abs=1e-9)
-    assert found.rows.shape == (300, 16)
+    parts = [reference(store, net="fd_data", classifier=None, part=k, num_parts=3) for k in (2, 0, 1)]
+    found = joined(parts)
+    rows = to_float(images, LEVELS).reshape(len(images), -1)
+    np.testing.assert_array_equal(found.rows, rows[found.index])
+    assert sorted(found.index.tolist()) == list(range(400))
+    ranges = found.ranges(20)
+    assert {part.n for part in ranges} == {20}
+    assert frechet_distance(merged(ranges), FeatureStatistics.of(rows)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_features_of_an_image_do_not_depend_on_what_else_is_in_the_set(store: Store) -> None:
     few, many = (control_features(store, num_images=n)[0] for n in (90, 100))
     with np.load(few.path("features.npz")) as a, np.load(many.path("features.npz")) as b:
-        np.testing.assert_array_equal(a["rows"], b["rows"])
-        np.testing.assert_array_equal(a["mean"][:11], b["mean"][:11])
+        np.testing.assert_array_equal(a["features"], b["features"][:90])
 
 
-def test_a_small_source_gets_smaller_groups_so_that_the_jackknife_has_its_blocks(store: Store) -> None:
+def test_a_source_that_ends_leaves_blocks_empty(store: Store) -> None:
     blocks = control_features(store, "test_split", num_images=200)
     assert [block.meta["count"] for block in blocks] == [90, 0]
-    found = result.joined(blocks)
-    assert len(found.groups) >= 20
-    assert found.n == 90
-
-
-@pytest.mark.parametrize(("num_images", "size"), [(50_000, 50), (1000, 50), (360, 18), (40, 2), (5, 1)])
-def test_groups_leave_every_jackknife_block_its_own(num_images: int, size: int) -> None:
-    assert features.group_size(num_images) == size
+    assert joined(blocks).n == 90
 
 
 @pytest.mark.parametrize(
-    "changes", [{"net": "fid"}, {"classifier": None}, {"net": "fd_data"}, {"with_ladder": True}], ids=str
+    "changes",
+    [
+        {"net": "fid"},
+        {"classifier": None},
+        {"net": "fd_data"},
+        {"net": "fid", "classifier": None, "extractor": SEEDED},
+        {"extractor": SEEDED},
+        {"split": "train", "part": 3, "num_parts": 3},
+    ],
+    ids=str,
 )
 def test_dishonest_feature_nets_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"fid|classifier|ladder"):
+    with pytest.raises(ValueError, match=r"fid|classifier|parts"):
         feature_spec(**changes)
 
 
 def test_known_answers_grow_with_the_disturbance(store: Store) -> None:
-    meta = reference(store, net="fd_data", classifier=None, with_ladder=True).meta
-    ladder = meta["ladder"]
-    assert meta["is_increasing"]
-    assert ladder["train"] == pytest.approx(0.0, abs=1e-9)
-    assert 0.0 < ladder["test"] < ladder["noise_0.3"]
-    assert ladder["noise_0.1"] < ladder["noise_0.3"]
-    assert ladder["blur_0.5"] < ladder["blur_1.0"]
-    assert ladder["one_class_missing"] < ladder["two_classes_missing"]
+    answers = known_answers_of(store, net="fd_data", classifier=None)
+    steps = answers["ladder"]
+    assert answers["is_increasing"]
+    assert steps["train"] == pytest.approx(0.0, abs=1e-9)
+    assert 0.0 < steps["test"] < steps["noise_0.3"]
+    assert steps["noise_0.1"] < steps["noise_0.3"]
+    assert steps["blur_0.5"] < steps["blur_1.0"]
+    assert steps["one_class_missing"] < steps["two_classes_missing"]
 
 
-def test_held_out_accuracy_of_the_net_is_logged_with_the_reference(store: Store) -> None:
-    assert 0.0 <= reference(store, with_ladder=True).meta["held_out_accuracy"] <= 1.0
+def test_held_out_accuracy_of_the_classifier_is_logged_with_its_known_answers(store: Store) -> None:
+    assert 0.0 <= known_answers_of(store)["held_out_accuracy"] <= 1.0
+    assert "held_out_accuracy" not in known_answers_of(store, net="fd_data", classifier=None)
     assert held_out_accuracy(np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])) == 0.75
 
 
@@ -202,9 +218,17 @@ def test_statistics_of_another_net_are_refused(store: Store) -> None:
     inputs = given(store)
     trained = stage_cases.training(store, stage_cases.classifier(), change=lambda w: w * 2, name="twice")
     foreign = made(store, features, feature_spec(split="train"), inputs | {"classifier": trained})
-    spec = result.ResultSpec(num_images=200)
-    with pytest.raises(DataError, match="different nets"):
-        made(store, result, spec, {"reference": foreign, "features.0": control_features(store)[0]})
+    spec = result.ResultSpec(num_images=200, nets=(NET,))
+    inputs = {f"reference.{NET}.0": foreign, f"features.{NET}.0": control_features(store)[0]}
+    with pytest.raises(DataError, match=r"net_sha256 is .* compute both with the same net"):
+        made(store, result, spec, inputs)
+
+
+def test_features_of_different_nets_or_data_sets_do_not_join(store: Store) -> None:
+    block = control_features(store)[0]
+    raw = reference(store, net="fd_data", classifier=None)
+    with pytest.raises(DataError, match="2 different nets or data sets"):
+        joined([block, raw])
 
 
 def test_a_missing_block_is_noticed(store: Store) -> None:
@@ -226,9 +250,9 @@ def test_a_row_says_how_diverse_its_images_are(store: Store) -> None:
 
 def test_predicted_classes_are_those_of_the_classifier(store: Store) -> None:
     block = control_features(store, num_images=100)[0]
-    net = features.feature_net(feature_spec(device="cpu"), given(store))
-    assert isinstance(net, torch.nn.Module)
     inputs = given(store)
+    spec = stage_cases.classifier()
+    net = load_classifier(spec, model=inputs["classifier"], dataset=inputs["dataset"])
     drawn = made(store, sample_stage, sample_blocks("gaussian", None, num_images=100, block_size=100)[0], inputs)
     with torch.no_grad():
         predicted = net(torch.from_numpy(to_float(read_split(drawn, "images").images, LEVELS))).argmax(dim=1)
@@ -242,14 +266,15 @@ def test_data_as_their_own_features_have_distances_and_no_classes(store: Store) 
     (block,) = sample_blocks("test_split", None, num_images=90, block_size=90)
     images = made(store, sample_stage, block, inputs)
     fake = made(store, features, feature_spec(**raw), inputs | {"images": images})
-    spec = result.ResultSpec(num_images=90, metrics=("diversity",))
-    row = made(store, result, spec, {"reference": reference(store, **raw), "features.0": fake}).meta
+    spec = result.ResultSpec(num_images=90, metrics=("diversity",), nets=("fd_data",))
+    inputs = {"reference.fd_data.0": reference(store, **raw), "features.fd_data.0": fake}
+    row = made(store, result, spec, inputs).meta
     assert row["metrics"]["pairwise_ratio"] == pytest.approx(1.0, abs=0.1)
     assert "predicts no classes" in row["reasons"]["class_share_min_data"]
 
 
-def test_too_few_groups_leave_out_the_error_with_a_reason(store: Store) -> None:
-    row = row_of(store, control_features(store, num_images=40), num_images=40).meta
+def test_too_few_images_leave_out_the_error_with_a_reason(store: Store) -> None:
+    row = row_of(store, control_features(store, num_images=19), num_images=19).meta
     assert NET in row["metrics"]
     assert f"{NET}_se" not in row["metrics"]
     assert "jackknife" in row["reasons"][f"{NET}_se"]
@@ -287,3 +312,66 @@ def test_rows_know_how_they_compare_with_the_best_model_and_data_never_win(store
     assert not any(row["comparison"][NET]["significant"] for row in rows[1:])
     assert set(rows[1]["comparison"]) == {NET, "nll_bpd"}
     assert json.dumps(rows, allow_nan=False)
+
+
+def nearest_of(store: Store, queries: Artifact) -> Artifact:
+    return made(store, nearest, nearest.NearestSpec(), {"queries": queries, "reference.0": reference(store)})
+
+
+def test_a_planted_copy_of_a_training_image_is_found_among_generated_ones(store: Store) -> None:
+    inputs = given(store)
+    drawn = control_features(store)
+    training = read_split(inputs["dataset"], "train")
+    with np.load(drawn[0].path("features.npz")) as stored:
+        arrays = dict(stored)
+    copied = joined([reference(store)])
+    arrays["features"][7] = copied.rows[123]
+
+    def write(attempt: Attempt) -> dict[str, Any]:
+        np.savez(attempt.path("features.npz"), allow_pickle=False, **arrays)
+        return dict(drawn[0].meta)
+
+    planted = stage_cases.committed(store, "features", write, identity="planted")
+    held_out = made(store, features, feature_spec(split="test"), inputs)
+    spec = result.ResultSpec(num_images=200, nets=(NET,), metrics=("memorisation",))
+    blocks = [planted, drawn[1]]
+    row = made(
+        store,
+        result,
+        spec,
+        {f"reference.{NET}.0": reference(store)}
+        | {f"features.{NET}.{k}": block for k, block in enumerate(blocks)}
+        | {f"nearest.{k}": nearest_of(store, block) for k, block in enumerate(blocks)}
+        | {"nearest_held_out.0": nearest_of(store, held_out)},
+    ).meta
+    assert row["metrics"]["num_copies"] == 1.0
+    assert 0.5 < row["metrics"]["memorisation_ratio"] < 2.0
+    first = row["protocol"]["memorisation"]["pairs"][0]
+    assert (first["image"], first["distance"]) == (7, 0.0)
+    assert first["training"] == copied.index[123] < len(training)
+
+
+def test_every_metric_of_features_is_there_or_says_why_not(store: Store) -> None:
+    metrics = ("fd", "kid", "precision_recall", "density_coverage", "inception_score", "cmmd", "test_distance")
+    metrics += ("class_distance", "class_accuracy", "memorisation", "diversity")
+    row = row_of(store, control_features(store), metrics=metrics).meta
+    found = set(row["metrics"]) | set(row["reasons"])
+    names = ("kid", "precision", "recall", "density", "coverage", "inception_score", "cmmd", "class_accuracy")
+    assert {NET, f"{NET}_test", f"{NET}_class_mean", "memorisation_ratio", "num_copies"} <= found
+    assert {f"{name}_clf_squares" for name in names} <= found
+    assert "no class" in row["reasons"][f"{NET}_class_mean"]
+
+
+@pytest.mark.slow
+def test_features_of_the_seeded_inception_net_make_a_distance_of_their_own_name(store: Store) -> None:
+    spec = features.FeatureSpec(net="fd_rand_inception", extractor=SEEDED, batch_shape=10)
+    inputs = given(store)
+    (block,) = sample_blocks("test_split", None, num_images=20, block_size=20)
+    images = made(store, sample_stage, block, inputs)
+    fake = made(store, features, spec, inputs | {"images": images})
+    part = spec.model_copy(update={"split": "train", "num_parts": 20})
+    both = {"features.fd_rand_inception.0": fake, "reference.fd_rand_inception.0": made(store, features, part, inputs)}
+    row = made(store, result, result.ResultSpec(num_images=20, nets=(spec.net,), metrics=("fd", "kid")), both).meta
+    assert row["metrics"]["fd_rand_inception"] > 0.0
+    assert row["protocol"]["preprocessing"] == "tf1-299"
+    assert row["protocol"]["reference"]["num_images"] == 20

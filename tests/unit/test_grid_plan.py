@@ -57,7 +57,7 @@ def test_seeds_are_separate_trainings_with_the_same_reference() -> None:
     plan = plan_of(grid=[{"baseline": "ddpm"}], seeds=[0, 1])
     assert [cell.name for cell in plan.cells] == ["ddpm/seed0", "ddpm/seed1"]
     assert len(plan.trainings) == 2
-    assert len({cell.tasks.reference.key for cell in plan.cells if cell.tasks.reference}) == 1
+    assert len({cell.tasks.nets[0].reference[0].key for cell in plan.cells}) == 1
 
 
 def test_a_longer_set_of_images_contains_the_blocks_of_a_shorter_one() -> None:
