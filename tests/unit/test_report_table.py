@@ -81,6 +81,77 @@ def test_absent_metrics_and_skipped_cells_give_their_reason_below_the_table() ->
     assert "skipped: gud basis=pca ordering=level: needs haar" in text
 
 
+def means(fd: float, sd: float) -> dict[str, Any]:
+    """A row over three seeds."""
+    entry = row("a", fd)
+    entry["spread"] = {FD: {"sd": sd, "n": 3, "low": fd - 1.0, "high": fd + 1.0}}
+    entry["comparison"] = {FD: {"best": True, "significant": False, "p": 1.0, "p_holm": 1.0}}
+    return entry
+
+
+def test_means_over_seeds_show_their_scatter_and_number() -> None:
+    table = result_table([means(1.23456, 0.2)], FD)
+    assert column(table, FD)[0].text == "1.23 ± 0.20 (3) *"
+    assert any("standard deviation over seeds" in note for note in table.notes)
+    assert not any("seeds" in note for note in result_table([row("a", 1.0)], FD).notes)
+
+
+def test_markdown_and_latex_have_both_errors_and_csv_all_digits() -> None:
+    table = result_table([means(1.23456, 0.2)], FD)
+    assert r"**1.23 ± 0.20 (3) \[0.034\] \***" in markdown_text(table)
+    assert r"\textbf{1.23 $\pm$ 0.20 (3) [0.034] *}" in latex_text(table)
+    assert "in square brackets the standard error" in markdown_text(table)
+    (record,) = csv.DictReader(io.StringIO(csv_text(table)))
+    parts = ["", "_se", "_sd", "_seeds", "_mean_low", "_mean_high", "_p", "_p_holm"]
+    found = [float(record[f"{FD}{part}"]) for part in parts]
+    assert found == [1.23456, 0.034, 0.2, 3.0, 1.23456 - 1.0, 1.23456 + 1.0, 1.0, 1.0]
+
+
+def test_a_row_that_cannot_be_compared_says_so() -> None:
+    rows = [means(1.0, 0.1), row("b", 2.0)]
+    table = result_table(rows, FD)
+    assert [cell.mark for cell in column(table, FD)] == ["*", "?"]
+    assert any(note.startswith("? not compared") for note in table.notes)
+
+
+def test_a_table_without_fid_names_what_sorts_it() -> None:
+    note = f"sorted by {FD}: fid is not measured in these rows"
+    assert note in result_table([row("a", 1.0)], FD).notes
+    entry = row("a", 1.0)
+    entry["metrics"]["fid"] = 3.0
+    assert not any("fid is not measured" in note for note in result_table([entry], "fid").notes)
+    assert result_table([], FD).notes == ()
+
+
+def test_columns_stand_in_the_order_of_their_families_without_parts_and_classes() -> None:
+    entry = row("a", 1.0)
+    names = [
+        "nfe",
+        "recall",
+        "kid_subsets",
+        "kid",
+        "vlb_bpd",
+        "vlb_se",
+        "inception_score",
+        "clean_fid",
+        "fid",
+        "fid_se",
+    ]
+    entry["metrics"] = dict.fromkeys((*names, "fid_jk", "fid_low", "fid_class_3", "fd_rand_inception"), 1.0)
+    table = result_table([entry], "fid")
+    expected = ["fid", "clean_fid", "fd_rand_inception", "vlb_bpd", "kid_subsets", "kid", "recall", "inception_score"]
+    assert list(table.columns) == ["baseline", *expected, "nfe"]
+
+
+def test_headings_of_several_nets_stay_apart() -> None:
+    entry = row("a", 1.0)
+    entry["protocol"]["net"] = FD
+    entry["metrics"] |= {"fid": 2.0, "kid": 0.1, "kid_clf_digits": 0.2, "recall_clf_digits": 0.3}
+    table = result_table([entry], "fid")
+    assert table.headings == ("baseline", "fid", FD, "kid", "kid_clf_digits", "recall", "nfe")
+    assert f"recall: features of {FD}" in table.notes
+
+
 def test_different_numbers_of_images_are_shown_with_a_warning() -> None:
     table = result_table([row("a", 1.0), row("test_split", 0.5, n=360)], FD)
     assert [cell.value for cell in column(table, "images")] == [360, 2000]
