@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.config import DataError
 from pipeline.evaluate.jackknife import Difference, mean_difference
-from pipeline.evaluate.metric_names import is_divergence
+from pipeline.evaluate.metric_names import feature_metric, is_divergence
 from pipeline.evaluate.statistics import Array
 from pipeline.store import Artifact
 
@@ -28,7 +28,7 @@ class Result:
 
     Attributes:
         row: metrics, reasons and protocol.
-        fd_pseudo_values: of the distance that `net` names.
+        fd_pseudo_values: of `distance`.
         pseudo_values: of further metrics, by their names.
     """
 
@@ -56,9 +56,11 @@ class Result:
             return cls(row, **{name: stored.get(name) for name in own}, pseudo_values=further)
 
     @property
-    def net(self) -> str | None:
-        """The feature net that names its distance."""
-        return self.row["protocol"].get("net")
+    def distance(self) -> str | None:
+        """The name of the distance in its first feature net, or None where it has none."""
+        protocol = self.row["protocol"]
+        net = protocol.get("net")
+        return None if net is None else feature_metric("fd", net, num_images=protocol["num_images"])
 
     @property
     def is_data(self) -> bool:
@@ -69,7 +71,7 @@ class Result:
         """Jackknife pseudo-values (G,) of a metric, or None."""
         if metric in self.pseudo_values:
             return self.pseudo_values[metric]
-        return self.fd_pseudo_values if metric in ("fd", self.net) else None
+        return self.fd_pseudo_values if metric in ("fd", self.distance) else None
 
 
 def paired_difference(a: Result, b: Result, metric: str = "fd", *, confidence: float = 0.95) -> Difference | None:
@@ -148,7 +150,7 @@ def compared(
 def compared_metrics(results: Sequence[Result], primary: str) -> tuple[str, ...]:
     """The metrics of a table that have a comparison, `primary` first where it is one of them."""
     distances = [primary, *(name for result in results for name in result.pseudo_values)]
-    distances += [result.net for result in results if result.net is not None and result.fd_pseudo_values is not None]
+    distances += [name for result in results if result.fd_pseudo_values is not None and (name := result.distance)]
     per_image = tuple(f"{name}_bpd" for name in PER_IMAGE)
     return tuple(dict.fromkeys([*(name for name in distances if is_divergence(name)), *per_image]))
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-ERROR_PARTS = ("_se", "_jk", "_low", "_high")
-"""Endings of what belongs to another metric: standard error, value without most of its bias, interval."""
+ERROR_PARTS = ("_se", "_jk", "_low", "_high", "_sd")
+"""Endings of what belongs to another metric: standard error, value without most of its bias, interval, scatter."""
 
 BITS = "_bpd"
 """Ending of what is counted in bits per dimension; the error of `nll_bpd` is `nll_se`."""

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluate.metric_names import error_name, is_distance, is_divergence, is_part
+from pipeline.evaluate.metric_names import error_name, is_divergence, is_part
 from pipeline.report.columns import Row, plain
 
 LIKELIHOODS = ("nll_bpd", "vlb_bpd", "elbo_bpd")
 """What stands for the likelihood, the first of these that is measured."""
+
+_DISTANCES = ("fid", "clean_fid", "fd_", "")
 
 HOW_SAMPLED = ("sampler", "steps", "log_snr_step", "latents", "dataset")
 """Axes that do not tell models apart."""
@@ -100,11 +102,16 @@ def series_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def distance_metric(rows: Sequence[Row], primary: str) -> str | None:
-    """What a figure draws as the distance: `fid`, else the primary metric, else the first divergence; None without."""
+    """What a figure draws as the distance; None where no model has one.
+
+    `fid`, else the primary metric unless it is a likelihood, else `fid` at another number of images, `clean_fid`, a
+    distance of another net, and any other divergence.
+    """
     present = dict.fromkeys(name for row in rows if not row["is_control"] for name in row["metrics"])
     divergences = [name for name in present if is_divergence(name) and not is_part(name, present)]
-    preferred = ["fid", *(() if primary.endswith("_bpd") else (primary,)), *filter(is_distance, divergences)]
-    return next((name for name in (*preferred, *divergences) if name in present), None)
+    divergences.sort(key=lambda name: next(i for i, start in enumerate(_DISTANCES) if name.startswith(start)))
+    preferred = ("fid", *(() if primary.endswith("_bpd") else (primary,)), *divergences)
+    return next((name for name in preferred if name in present), None)
 
 
 def likelihood_metric(rows: Sequence[Row]) -> str | None:

@@ -213,13 +213,24 @@ def _image(png: bytes, text: str, kind: str = "") -> str:
     return f'<img{name} alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
 
 
+MAX_LISTED = 12
+"""Items of a list that a protocol shows."""
+
+
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names and texts; nothing for None and for what is empty."""
+    """Nested settings as dotted names and texts; nothing for what is empty, of long lists the beginning."""
     if isinstance(value, Mapping):
         parts = [flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
         return {name: text for part in parts for name, text in part.items()}
     if value is None or value == []:
         return {}
     if isinstance(value, list | tuple):
-        return {prefix: ", ".join("; ".join(flat(item, "_").values()) for item in value)}
+        items = [_listed(item) for item in value[:MAX_LISTED]]
+        return {prefix: ", ".join(items) + (f", ... ({len(value)} in all)" if len(value) > MAX_LISTED else "")}
     return {prefix: f"{value:g}" if isinstance(value, float) else str(value)}
+
+
+def _listed(item: Any) -> str:
+    """An item of a list: a value, or fields by name."""
+    parts = flat(item, "")
+    return " ".join(f"{name} {text}" if name else text for name, text in parts.items())

@@ -140,6 +140,17 @@ def test_every_distance_with_pseudo_values_is_compared() -> None:
     assert compared[1]["comparison"]["fid"]["difference"] == pytest.approx(1.0)
 
 
+def test_pseudo_values_belong_to_the_name_with_the_number_of_images() -> None:
+    rows = []
+    for value in (1.0, 2.0):
+        own = result(value)
+        own.row["protocol"] |= {"net": "fid", "num_images": 2000}
+        own.row["metrics"]["fid_2k"] = value
+        rows.append(own)
+    assert rows[0].distance == "fid_2k"
+    assert list(with_comparison(rows, "fid_2k")[1]["comparison"]) == ["fid_2k"]
+
+
 def test_a_metric_without_errors_has_no_paired_comparison() -> None:
     with pytest.raises(ValueError, match="no paired comparison for metric 'recall'"):
         paired_difference(result(1.0), result(2.0), "recall")

@@ -63,6 +63,7 @@ def test_fid_is_drawn_where_it_is_measured_and_the_primary_metric_elsewhere() ->
     assert distance_metric([row("a", 1.0, fid=2.0, fid_se=0.1)], FD) == "fid"
     assert distance_metric([row("a", 1.0, nll_bpd=2.0)], "nll_bpd") == FD
     assert distance_metric([row("a", w2=1.0)], "w2") == "w2"
+    assert distance_metric([row("a", 1.0, clean_fid_5k=1.0, fid_5k=2.0, fid_5k_se=0.1)], "nll_bpd") == "fid_5k"
     assert distance_metric([row("a", kid_clf_x=1.0, kid_clf_x_se=0.1)], "nll_bpd") == "kid_clf_x"
     assert distance_metric([row("a", nll_bpd=2.0), row("gaussian", 1.0, is_control=True)], "nll_bpd") is None
 

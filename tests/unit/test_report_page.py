@@ -108,7 +108,8 @@ def test_the_same_content_gives_the_same_bytes() -> None:
 
 def test_nested_settings_become_dotted_names() -> None:
     nested = {"a": {"b": 1, "c": [1.5, 2.0]}, "d": None, "e": "x", "f": [{"k": 1}, {"k": 2}], "g": [], "h": False}
-    assert flat(nested) == {"a.b": "1", "a.c": "1.5, 2", "e": "x", "f": "1, 2", "h": "False"}
+    assert flat(nested) == {"a.b": "1", "a.c": "1.5, 2", "e": "x", "f": "k 1, k 2", "h": "False"}
+    assert flat({"n": list(range(40))}) == {"n": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (40 in all)"}
 
 
 @pytest.mark.slow
