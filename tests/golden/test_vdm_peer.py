@@ -90,9 +90,7 @@ def test_weighted_error_with_recorded_noise_equals_the_peers_diffusion_loss(num_
     error = (noise - exact(process)((m.alpha * c_0 + m.sigma * noise)[:, None], t).eps).square().sum(1)
     offsets = torch.zeros(4, dtype=torch.float64)
     if num_levels:
-        path = chain_path(
-            process, num_levels, is_first_decoded=False, variance="small", offsets=offsets, num_draws=None
-        )
+        path = chain_path(process, num_levels, first=0, variance="small", offsets=offsets, num_draws=None)
         steps = (t * num_levels).round().long() - 1
         torch.testing.assert_close(path.times[0, steps], t)
         weight = torch.cat([path.weight(k, m) for k in steps.tolist()])[:, 0]

@@ -91,7 +91,7 @@ LINEAR = {"kind": "log_linear", "gamma_min": -8.0, "gamma_max": 8.0}
 )
 def test_with_noise_below_a_bin_an_exact_predictor_pays_the_entropy_on_every_path(schedule, basis):
     """Also where components start at different noise levels: then entries are certain, whatever correlates them."""
-    found, error = excess(*pair_process(schedule, basis))
+    found, error = excess(*pair_process(schedule, basis), start_noise=0.1)
     assert abs(found) < 4 * error + 1e-3
     assert error < 0.2
 
@@ -188,14 +188,10 @@ def test_levels_that_say_nothing_cost_their_bits():
         },
         IMAGE_SHAPE,
     )
-    still = gaussian_oracle_of_nothing(process)
+    still = oracles.gaussian(process, torch.zeros(DIM), torch.full((DIM,), 1e-12, dtype=torch.float64))
     level = (normal(2, 4, *IMAGE_SHAPE).mul(60) + 128).floor().clamp(0, 255)
     bits = vlb(process, still, (2 * level + 1) / 256 - 1, quantisation=256, num_probes=8).bits_per_dim
     torch.testing.assert_close(bits, torch.full((4,), 8.0, dtype=torch.float64), rtol=0, atol=1e-3)
-
-
-def gaussian_oracle_of_nothing(process):
-    return oracles.gaussian(process, torch.zeros(DIM), torch.full((DIM,), 1e-12, dtype=torch.float64))
 
 
 def test_terms_add_up_and_nothing_is_added_to_the_bits():
@@ -205,6 +201,45 @@ def test_terms_add_up_and_nothing_is_added_to_the_bits():
     torch.testing.assert_close(terms.bits_per_dim, -terms.total / (DIM * math.log(2)))
     for name in ("diffusion", "prior_kl", "reconstruction"):
         assert bool((getattr(terms, name) > 0).all()), name
+
+
+@pytest.mark.parametrize("spec", [{}, {"num_levels": 40}])
+@pytest.mark.parametrize("schedule", ["log_linear", "gud", "vp"])
+def test_a_bound_begins_where_the_noise_is_what_was_asked(schedule, spec):
+    process = image_process(schedule)
+    recorder = []
+
+    def recorded(u_t, t, cond):
+        recorder.append(t)
+        return gaussian_oracle(process)(u_t, t)
+
+    vlb(process, recorded, images(40), start_noise=0.6, num_times=16, **spec)
+    times = torch.stack(recorder)
+
+    def noise(t):
+        m = process.marginal(t)
+        return float((m.sigma / m.alpha).square().mean().sqrt()) * LEVELS / 2
+
+    start = next(t for t in torch.linspace(0, 1, 4001) if noise(t) >= 0.6)
+    if spec:
+        start = math.ceil(float(start) * 40 - 0.01) / 40
+        assert float(times.min()) == pytest.approx(start + 1 / 40, abs=1e-9)  # the step that ends at the first level
+    else:
+        assert float(start) - 1e-3 <= float(times.min()) <= float(start) + 0.01
+
+
+def test_decoding_from_more_noise_than_the_bins_can_tell_trades_diffusion_for_reconstruction():
+    process = image_process("log_linear")
+    early, late = (vlb(process, gaussian_oracle(process), images(), start_noise=noise) for noise in (0.1, 1.0))
+    assert bool((late.diffusion < early.diffusion).all())
+    assert bool((late.reconstruction > early.reconstruction).all())
+    assert float(late.total.mean()) > float(early.total.mean())  # a Gaussian predictor does not know the levels
+
+
+def test_clean_starts_are_decoded_at_half_a_bin():
+    process = image_process("vp")
+    oracle, x = mixture_oracle(process), images()
+    assert torch.equal(vlb(process, oracle, x).total, vlb(process, oracle, x, start_noise=0.5).total)
 
 
 DISCRETISED = {"decoder": "discretised_gaussian", "num_levels": 20, "num_times": 3}
@@ -336,16 +371,19 @@ def test_what_has_no_such_bound_is_refused_in_a_sentence():
         vlb(process, oracle, x, decoder="discretised_gaussian")
     with pytest.raises(ConfigError, match="between the 1000 levels"):
         vlb(image_process("linear_beta"), oracle, x, num_levels=300)
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="decoded from level 1 has no step left"):
         vlb(image_process("vp"), oracle, x, num_levels=1)
+    with pytest.raises(ConfigError, match="the process ends with less noise"):
+        vlb(process, oracle, x, start_noise=1e6)
     with pytest.raises(ValueError, match="not dequantised"):
         vlb(process, oracle, x + 0.3 / LEVELS)
 
 
 def test_the_specification_reads_from_plain_values_and_refuses_nonsense():
     assert parse(LikelihoodSpec, {"kind": "vlb", "num_times": 4}, "likelihood") == VlbSpec(num_times=4)
-    wrong = [{"num_times": 0}, {"t_min": 0.0}, {"quantisation": 1}, {"decoder": "none"}, {"variance": "large"}]
-    for tree in (*wrong, {"num_times": None}, {"num_levels": 0}):
+    wrong = [{"num_times": 0}, {"start_noise": 0.0}, {"quantisation": 1}, {"decoder": "none"}, {"variance": "large"}]
+    wrong += [{"num_times": None}, {"num_levels": 0}, {"decoder": "discretised_gaussian", "start_noise": 0.5}]
+    for tree in wrong:
         with pytest.raises(ConfigError):
             parse(LikelihoodSpec, {"kind": "vlb", **tree}, "likelihood")
 

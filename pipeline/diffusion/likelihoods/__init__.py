@@ -47,7 +47,7 @@ def log_likelihood(
         spec: `{kind: ode, solver: rk4|heun, steps, trace, num_probes, quantisation, seed}`,
             `{kind: elbo, num_times, t_min, quantisation, seed}`,
             `{kind: ihdm_bound, delta, num_probes, quantisation, seed}` or
-            `{kind: vlb, num_levels, decoder, variance, num_times, num_probes, t_min, clip, quantisation, seed}`.
+            `{kind: vlb, num_levels, decoder, variance, num_times, num_probes, start_noise, clip, quantisation, seed}`.
         probe: explicit trace probes (`ihdm_bound`: unit noise) in components, `(probes, batch, dim)` or `(batch, dim)`;
             not for `elbo` and `vlb`.
         indices: example indices, the keys of the seeded draws; 0 .. batch-1 by default.

@@ -16,6 +16,8 @@ from pipeline.diffusion.randomness import NoiseStream
 
 _GOLDEN = 0.6180339887498949  # (sqrt 5 - 1)/2: its multiples modulo 1 are spread evenly, however many are taken
 
+_BISECTIONS = 60
+
 _ROWS = 64  # steps of a chain summed at a time
 
 
@@ -26,13 +28,14 @@ class BoundPath:
         diffusion = known(white) + mean over draws k of weight(k, marginal) (e - G).
 
     Attributes:
-        start: t_0, where the path begins and the datum is decoded.
+        start: t_0, where the path begins and the datum is decoded. second: end of a chain's first step, else t_0.
         times: of the draws, `(batch, draws)` float64.
         weight: of draw k, given the marginal at its times; `(batch | 1, 1 | dim)`.
         known: the Gaussian's part for white = (c_0 - mean)/sqrt(Sigma), `(batch, dim)`.
     """
 
     start: float
+    second: float
     times: Float[Tensor, "batch draws"]
     weight: Callable[[int, AnyMarginal], Tensor]
     known: Callable[[Tensor], Tensor]
@@ -46,6 +49,28 @@ def path_offsets(seed: int, rows: Sequence[int]) -> Float[Tensor, " batch"]:
     """
     start = NoiseStream(seed).scalar_uniform(0, "vlb_times")
     return (start + torch.tensor([float(row) for row in rows], dtype=torch.float64) * _GOLDEN) % 1.0
+
+
+def time_of_noise(process: SpectralProcess, deviation: float) -> float:
+    """First time with this noise of the estimate c_t/alpha, root mean square over entries; 0 if it starts above.
+
+    Raises:
+        ConfigError: the process never has as much.
+    """
+
+    def noise(t: float) -> float:
+        m = process.marginal(t)
+        return float((m.scale * torch.exp(m.gamma / 2)).square().mean().sqrt())
+
+    if noise(0.0) >= deviation:
+        return 0.0
+    low, high = 0.0, 1.0
+    if noise(high) < deviation:
+        raise ConfigError(f"start_noise: the process ends with less noise, {noise(high):.3g} in data units")
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if noise(middle) >= deviation else (middle, high)
+    return high
 
 
 def continuous_path(
@@ -65,16 +90,16 @@ def continuous_path(
     if process.schedule.is_scalar:
         span = last.gamma - first.gamma
         times = times_of_gamma(process, first.gamma + span * u)
-        return BoundPath(start, times, lambda _, m: 0.5 * span.to(m.gamma.device), known)
+        return BoundPath(start, start, times, lambda _, m: 0.5 * span.to(m.gamma.device), known)
     times = start + (1.0 - start) * u
-    return BoundPath(start, times, lambda _, m: 0.5 * (1.0 - start) * m.d_gamma, known)
+    return BoundPath(start, start, times, lambda _, m: 0.5 * (1.0 - start) * m.d_gamma, known)
 
 
 def chain_path(
     process: SpectralProcess,
     num_levels: int,
     *,
-    is_first_decoded: bool,
+    first: int,
     variance: str,
     offsets: Float[Tensor, " batch"],
     num_draws: int | None,
@@ -84,7 +109,7 @@ def chain_path(
     Args:
         process: preserves variance.
         num_levels: T.
-        is_first_decoded: the datum is decoded from level 1 instead of level 0.
+        first: level that the datum is decoded from.
         variance: "small": that of the posterior, which leaves the difference of means. "large": beta = Q of
             c_s -> c_t, which adds a known term (Ho 2020, section 3.2).
         offsets: of the examples' first draws.
@@ -94,10 +119,10 @@ def chain_path(
         ConfigError: the process has levels that k/T does not meet, or no step is left.
     """
     grid = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
-    nodes = on_levels(process, grid)[1:] if is_first_decoded else on_levels(process, grid)
+    nodes = on_levels(process, grid)[first:]
     steps = len(nodes) - 1
     if steps < 1:
-        raise ConfigError("a chain that is decoded from its first level needs num_levels of at least 2")
+        raise ConfigError(f"a chain of {num_levels} that is decoded from level {first} has no step left")
     weights, surplus = _step_weights(process, nodes, variance)
     a, b = _gaussian_sums(process, nodes, weights)
 
@@ -106,13 +131,15 @@ def chain_path(
 
     if num_draws is None:
         times = nodes[1:].expand(len(offsets), steps)
-        return BoundPath(float(nodes[0]), times, lambda k, m: steps * weights[k : k + 1].to(m.gamma.device), known)
+        return BoundPath(
+            float(nodes[0]), float(nodes[1]), times, lambda k, m: steps * weights[k : k + 1].to(m.gamma.device), known
+        )
     step, share = _drawn_steps(process, nodes, _even(offsets, num_draws))
 
     def weight(k: int, m: AnyMarginal) -> Tensor:
         return (weights[step[:, k]] / share[step[:, k], None]).to(m.gamma.device)
 
-    return BoundPath(float(nodes[0]), nodes[1:][step], weight, known)
+    return BoundPath(float(nodes[0]), float(nodes[1]), nodes[1:][step], weight, known)
 
 
 def _even(offsets: Float[Tensor, " batch"], num_draws: int) -> Float[Tensor, "batch draws"]:

@@ -27,12 +27,18 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from pipeline.config import ConfigError, Spec
 from pipeline.diffusion.kernels.base import Denoiser
-from pipeline.diffusion.likelihoods.bound_paths import BoundPath, chain_path, continuous_path, path_offsets
+from pipeline.diffusion.likelihoods.bound_paths import (
+    BoundPath,
+    chain_path,
+    continuous_path,
+    path_offsets,
+    time_of_noise,
+)
 from pipeline.diffusion.likelihoods.decoders import (
     discretised_gaussian_log_prob,
     levels_of,
@@ -52,6 +58,9 @@ from pipeline.diffusion.predictions import Prediction
 from pipeline.diffusion.predictor import Condition
 from pipeline.diffusion.processes import Process, SpectralProcess
 
+CLEAN_START_NOISE = 0.5
+"""Noise in bins where continuous time begins if gamma(0) is infinite; VDM's gamma_min = -13.3 is 0.166 bins of 256."""
+
 _CHUNK = 16  # draws whose noise is made together
 
 
@@ -66,6 +75,10 @@ class VlbSpec(Spec):
         variance: of the chain's reverse steps. `small`: the posterior's; `large`: beta.
         num_times: evaluations per image along the path. null: each step of the chain once.
         num_probes: noise draws of the reconstruction; one evaluation each for `discretised_gaussian`.
+        start_noise: of the datum that `softmax` decodes, in bins (root mean square over its entries): the bound begins
+            at the first time, or level, that has as much. Any choice gives a bound; below about half a bin, a network
+            that does not know the levels pays 1/2 nat per unit of gamma and entry. null: t = 0; where gamma(0) is
+            infinite half a bin, or level 1 of a chain.
         quantisation: levels of the data on [-1, 1]. null: 256; in a grid, those of the data set.
     """
 
@@ -75,7 +88,7 @@ class VlbSpec(Spec):
     variance: Literal["small", "large"] = "small"
     num_times: PositiveInt | None = 16
     num_probes: PositiveInt = 2
-    t_min: float = Field(1e-5, gt=0.0, lt=1.0)  # where continuous time is decoded if gamma(0) is infinite (else 0)
+    start_noise: PositiveFloat | None = None
     clip: bool = False  # predicted data are cut to [-1, 1] before they are used, as where DDPM's bits were published
     quantisation: int | None = Field(None, ge=2)
     seed: int = 0  # of times and noise
@@ -87,6 +100,8 @@ class VlbSpec(Spec):
                 raise ValueError("variance large belongs to a chain; give num_levels")
             if self.num_times is None:
                 raise ValueError("continuous time has no steps to walk one by one; give num_times or num_levels")
+        if self.start_noise is not None and self.decoder == "discretised_gaussian":
+            raise ValueError("discretised_gaussian decodes from level 1; start_noise belongs to softmax")
         return self
 
 
@@ -202,12 +217,16 @@ def _path(own: SpectralProcess, preserving: SpectralProcess, spec: VlbSpec, rows
     is_decoded_by_network = spec.decoder == "discretised_gaussian"
     offsets = path_offsets(spec.seed, rows)
     starts_finite = bool(torch.isfinite(preserving.marginal(0.0).gamma).all())
+    bin_ = 2 / (spec.quantisation or 256)
     num_levels = spec.num_levels or (own.num_levels if is_decoded_by_network else None)
     if num_levels is not None:
+        first = 0 if starts_finite and not is_decoded_by_network else 1
+        if spec.start_noise is not None:
+            first = max(first, math.ceil(time_of_noise(preserving, spec.start_noise * bin_) * num_levels - 1e-9))
         return chain_path(
             preserving,
             num_levels,
-            is_first_decoded=is_decoded_by_network or not starts_finite,
+            first=first,
             variance=spec.variance,
             offsets=offsets,
             num_draws=spec.num_times,
@@ -215,7 +234,9 @@ def _path(own: SpectralProcess, preserving: SpectralProcess, spec: VlbSpec, rows
     if is_decoded_by_network:
         raise ConfigError("decoder discretised_gaussian needs a chain, and the process has no levels; give num_levels")
     assert spec.num_times is not None
-    return continuous_path(preserving, 0.0 if starts_finite else spec.t_min, offsets, spec.num_times)
+    noise = spec.start_noise or (None if starts_finite else CLEAN_START_NOISE)
+    start = 0.0 if noise is None else time_of_noise(preserving, noise * bin_)
+    return continuous_path(preserving, start, offsets, spec.num_times)
 
 
 def _decoding_losses(
@@ -232,7 +253,7 @@ def _decoding_losses(
     """-log p(x | c_{t_0}) for each draw of the noise.
 
     softmax: of the estimate c_{t_0}/alpha, whose noise in components is sigma/alpha. discretised_gaussian: around the
-    predicted x_0, with the variance of the posterior one level higher, as Ho 2020 have it in code for both variances.
+    predicted x_0, with the posterior's variance from one level higher, as Ho 2020 have it in code for both variances.
     """
     quantisation = spec.quantisation or 256
     m = own.marginal(path.start)
@@ -240,9 +261,8 @@ def _decoding_losses(
     if spec.decoder == "softmax":
         deviation = pixel_deviation(own, ratio.square())
     else:
-        second = path.start * 2  # levels 1/T and 2/T
         nothing = torch.zeros(1, own.dim, dtype=torch.float64)
-        deviation = pixel_deviation(own, own.posterior(nothing[:, None], nothing, path.start, second)[1][:, 0, 0])
+        deviation = pixel_deviation(own, own.posterior(nothing[:, None], nothing, path.start, path.second)[1][:, 0, 0])
     spread = deviation * (quantisation / 2)
     log_prob = softmax_log_prob if spec.decoder == "softmax" else discretised_gaussian_log_prob
     lost: list[Tensor] = []
