@@ -29,6 +29,7 @@ class FeatureSet:
         logits: `(n, classes)` of the net, None where it predicts none or they were not kept.
         diversity: counts of the whole set.
         source: where the images came from.
+        mixture: law of the data set's points, None where it is not a known mixture.
     """
 
     meta: Mapping[str, str]
@@ -38,6 +39,7 @@ class FeatureSet:
     logits: NDArray[np.float32] | None
     diversity: Diversity
     source: Mapping[str, Any]
+    mixture: Mapping[str, Any] | None = None
 
     @property
     def net(self) -> str:
@@ -105,6 +107,7 @@ def joined(blocks: Sequence[Artifact], *, is_whole: bool = True) -> FeatureSet:
         whole["logits"],
         Diversity.joined(diversity),
         dict(blocks[0].meta["source"]),
+        blocks[0].meta.get("mixture"),
     )
 
 

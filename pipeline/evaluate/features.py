@@ -152,7 +152,8 @@ def run(
         progress: called with images done and images in all.
 
     Returns:
-        Net, its digest and preprocessing, the data set, counts and where the images came from.
+        Net, its digest and preprocessing, the data set, counts and where the images came from; for points as they are
+        also the mixture that the data set is drawn from.
     """
     spec = placed(spec)
     dataset = inputs["dataset"]
@@ -179,6 +180,7 @@ def run(
         "dim": int(features.shape[1]),
         "first": first,
         "source": source,
+        **({"mixture": dataset.meta["mixture"]} if spec.net == RAW_NET and "mixture" in dataset.meta else {}),
     }
 
 

@@ -101,11 +101,17 @@ def elbo_absent_reason(system: SystemSpec | str) -> str | None:
     return None
 
 
-def vlb_absent_reason(system: SystemSpec | str) -> str | None:
-    """Why a system has no variational bound of the probability of levels, in one sentence; None where it has one."""
+def vlb_absent_reason(system: SystemSpec | str, bound: VlbSpec) -> str | None:
+    """Why a system has no such bound of the probability of levels, in one sentence; None where it has one."""
     if system == "gaussian":
         return "the control row is a density, which gives levels no probability"
-    return elbo_absent_reason(system)
+    reason = elbo_absent_reason(system)
+    if reason is not None or not isinstance(system, SystemSpec):
+        return reason
+    schedule = getattr(system.process, "schedule", None)
+    if bound.decoder == "discretised_gaussian" and (bound.num_levels or getattr(schedule, "num_levels", None)) is None:
+        return "decoder discretised_gaussian needs a chain: give vlb.num_levels, or a schedule with num_levels"
+    return None
 
 
 def run(
@@ -131,8 +137,8 @@ def run(
     meta: dict[str, Any] = {"split": spec.split, "seed": spec.seed, "num_probes": 0, "nfe": 0, "count": 0}
     quantisation: int | None = inputs["dataset"].meta["quantisation"]
     is_of_levels = isinstance(spec.likelihood, VlbSpec)
-    if is_of_levels:
-        reason = vlb_absent_reason(spec.system) or (NO_LEVELS if quantisation is None else None)
+    if isinstance(spec.likelihood, VlbSpec):
+        reason = vlb_absent_reason(spec.system, spec.likelihood) or (NO_LEVELS if quantisation is None else None)
     else:
         is_elbo = isinstance(spec.likelihood, ElboSpec)
         reason = elbo_absent_reason(spec.system) if is_elbo else absent_reason(spec.system)
@@ -220,31 +226,34 @@ def _scored(
     names = ("total", *(BOUND_TERMS if isinstance(spec.likelihood, BOUNDS) else ()))
     parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in names}
     nfe = 0
+    num_times: int | None = None
     for start in range(0, len(images), spec.batch_shape):
         x = _batch(spec, images, start, quantisation)
         part = images.rows(slice(start, start + spec.batch_shape))
-        terms = _terms(spec, process, predictor, x, images=part, quantisation=quantisation)
+        terms = _terms(spec, inputs, process, predictor, x, images=part)
         for name in names:
             parts[name].append(getattr(terms, name)[: len(x)].cpu().numpy())
         nfe = terms.nfe
+        num_times = getattr(terms, "num_times", None)
         progress(min(start + spec.batch_shape, len(images)), len(images))
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     if isinstance(spec.likelihood, BOUNDS):
-        draws = {"num_times": spec.likelihood.num_times, "noise_seed": spec.likelihood.seed}
+        draws: dict[str, Any] = {"num_times": num_times, "noise_seed": spec.likelihood.seed}
         if isinstance(spec.likelihood, VlbSpec):
-            draws |= {key: getattr(spec.likelihood, key) for key in ("num_levels", "decoder", "num_probes")}
+            keys = ("num_levels", "decoder", "variance", "num_probes", "start_noise", "clip")
+            draws |= {key: getattr(spec.likelihood, key) for key in keys}
         return arrays.pop("total"), arrays, {"nfe": nfe, "dim": process.dim, **draws, **noise_ends(process)}
     return arrays.pop("total"), arrays, {"nfe": nfe, "num_probes": spec.likelihood.num_probes}
 
 
 def _terms(
     spec: LikelihoodBlock,
+    inputs: dict[str, Artifact],
     process: Process,
     predictor: Predictor,
     x: torch.Tensor,
     *,
     images: LabelledImages,
-    quantisation: int | None,
 ) -> LogLikelihood | Elbo | LevelBound | Vlb:
     """The batch is padded to `batch_shape`, so that no last bit depends on how many images are left."""
     assert isinstance(spec.system, SystemSpec)
@@ -256,8 +265,11 @@ def _terms(
             raise ConfigError("a class-conditional likelihood needs labels; the data set has none")
         cond = Condition(label=torch.from_numpy(images.labels[rows]).to(spec.device))
     likelihood = spec.likelihood
+    statistics = None
     if isinstance(likelihood, VlbSpec):
-        likelihood = likelihood.model_copy(update={"quantisation": quantisation})
+        likelihood = likelihood.model_copy(update={"quantisation": inputs["dataset"].meta["quantisation"]})
+    if getattr(likelihood, "probe_basis", None) == "pca":
+        statistics = read_statistics(inputs["statistics"], "pca")
     return log_likelihood(
         process,
         predictor,
@@ -265,4 +277,5 @@ def _terms(
         likelihood,
         indices=images.index[rows].tolist(),
         cond=cond,
+        statistics=statistics,
     )

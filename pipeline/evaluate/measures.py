@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from pipeline.evaluate.cmmd import cmmd
 from pipeline.evaluate.diversity import diversity_metrics
 from pipeline.evaluate.feature_sets import FeatureSet, check_comparable
+from pipeline.evaluate.features import RAW_NET
 from pipeline.evaluate.frechet import frechet_by_class, frechet_distance
 from pipeline.evaluate.inception_score import inception_score
 from pipeline.evaluate.jackknife import NUM_BLOCKS, Jackknife, jackknife
 from pipeline.evaluate.memorisation import Nearest, memorisation
 from pipeline.evaluate.metric_names import feature_metric
 from pipeline.evaluate.neighbours import kernel_distance, precision_recall_density_coverage
+from pipeline.evaluate.points import energy_distance, mode_coverage, sliced_w2
 from pipeline.evaluate.statistics import statistics_by_class
 from pipeline.store import Artifact
 
@@ -82,6 +84,8 @@ def measure_features(metrics: Sequence[str], nets: Sequence[NetSets], *, num_row
     _neighbours(found, first, metrics, num_rows)
     if "inception_score" in metrics:
         _inception_score(found, first)
+    if "points" in metrics:
+        _points(found, next(sets for sets in nets if sets.fake.net == RAW_NET), num_rows)
     if "diversity" in metrics:
         values, reasons, protocol = diversity_metrics(
             first.fake.diversity, first.reference.diversity, suffix=first.name("")
@@ -166,12 +170,19 @@ def _distance(found: Measured, sets: NetSets, *, is_first: bool) -> None:
     total = sets.reference.statistics()
     if is_first:
         digest = hashlib.sha256(total.mean.tobytes() + total.scatter.tobytes()).hexdigest()
-        found.protocol["statistics"] = {"statistics_sha256": digest, "precision": total.method}
+        found.protocol["statistics"] = {
+            "statistics_sha256": digest,
+            "precision": total.method,
+            "constant_features": total.num_constant,
+        }
     if fake.n < 2:
         found.reasons[name] = "a covariance needs at least two images"
         return
     if total.n < 2:
         found.reasons[name] = "a covariance needs at least two images; the training split has one"
+        return
+    if total.num_constant == total.dim:
+        found.reasons[name] = "the feature net gives every training image the same features; it can measure nothing"
         return
     if fake.n < NUM_BLOCKS:
         found.metrics[name] = frechet_distance(fake.statistics(), total)
@@ -253,6 +264,23 @@ def _neighbours(found: Measured, sets: NetSets, metrics: Sequence[str], num_rows
     if "cmmd" in asked:
         values["cmmd"] = cmmd(real, fake)
     found.metrics |= {sets.name(name): values[name] for name in asked}
+
+
+def _points(found: Measured, sets: NetSets, num_rows: int) -> None:
+    """Distances of points themselves, and what becomes of the modes of a known mixture."""
+    real, fake = sets.reference.rows, sets.fake.rows
+    if min(len(real), len(fake)) < 2:
+        found.reasons |= dict.fromkeys(("sliced_w2", "energy_distance"), "two points are needed on both sides")
+    else:
+        found.metrics["sliced_w2"] = sliced_w2(real, fake)
+        found.metrics["energy_distance"] = energy_distance(real[:num_rows], fake[:num_rows])
+    if sets.fake.mixture is None:
+        reason = "the data set is not drawn from a mixture that is known"
+        found.reasons |= dict.fromkeys(("mode_distance", "share_beyond_4_sigma"), reason)
+        return
+    modes = mode_coverage(fake, **sets.fake.mixture)
+    found.metrics |= {"mode_distance": modes.distance, "share_beyond_4_sigma": modes.beyond}
+    found.protocol["modes"] = {"masses": list(modes.masses), "weights": list(modes.weights)}
 
 
 def _inception_score(found: Measured, sets: NetSets) -> None:

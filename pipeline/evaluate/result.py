@@ -30,6 +30,7 @@ Metric = Literal[
     "class_distance",
     "class_accuracy",
     "diversity",
+    "points",
     "nll",
     "elbo",
     "vlb",
@@ -139,7 +140,7 @@ def _measure_scores(found: Measured, name: Score, blocks: Sequence[Artifact]) ->
     found.metrics |= measured
     found.reasons |= missing
     keys = ("split", "seed", "noise_seed", "num_times", "log_snr_data", "log_snr_prior")
-    of_levels = () if name == "elbo" else ("num_levels", "decoder", "num_probes")
+    of_levels = () if name == "elbo" else ("num_levels", "decoder", "variance", "num_probes", "start_noise", "clip")
     found.protocol[name] = joined_scores.protocol(*keys, *of_levels)
 
 

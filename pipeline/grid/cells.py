@@ -123,7 +123,7 @@ def cell_tasks(
     if "memorisation" in evaluate.metrics:
         scores["nearest"] = nets[0].nearest_training_images(scores[f"features.{nets[0].name}"])
         scores["nearest_held_out"] = nets[0].nearest_training_images(nets[0].held_out)
-    reasons = {"nll": reason, "elbo": elbo_absent_reason(system), "vlb": vlb_absent_reason(system)}
+    reasons = {"nll": reason, "elbo": elbo_absent_reason(system), "vlb": vlb_absent_reason(system, evaluate.vlb)}
     if "nll" in evaluate.metrics and reason is None:
         scores["likelihood"] = list(_likelihoods(evaluate, system, None if is_control else evaluate.likelihood, inputs))
     for name, bound in (("elbo", evaluate.elbo), ("vlb", evaluate.vlb)):

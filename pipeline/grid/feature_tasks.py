@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Spec
-from pipeline.evaluate.features import FeatureSpec, NetChoice
+from pipeline.evaluate.features import RAW_NET, FeatureSpec, NetChoice
 from pipeline.evaluate.ladder import LadderSpec
 from pipeline.evaluate.nearest import NearestSpec
 from pipeline.grid.spec import INCEPTIONS, EvaluateSpec
@@ -95,18 +95,21 @@ def feature_nets(
 ) -> tuple[NetTasks, ...]:
     """The nets that the metrics of a grid need, in the order of the metrics; without any other the classifier.
 
-    Metrics that name no net are taken in the features of the first one. Locations of weights are relative to `root`.
+    Metrics that name no net are taken in the features of the first one; `points` takes the data as they are. Locations
+    of weights are relative to `root`.
     """
     extractors = {net.name: net.located(root or ".") for net in evaluate.extractors}
     names = [name for name in evaluate.metrics if name in INCEPTIONS or name == "fd_clf"]
     names += [net.name for net in evaluate.feature_nets]
     if not names and SAMPLE_METRICS & set(evaluate.metrics):
         names = ["fd_clf"]
+    if "points" in evaluate.metrics:
+        names.append(RAW_NET)
     nets: list[NetTasks] = []
     for name in names:
         spec, classifier = _classifier(evaluate, source, data) if name == "fd_clf" else (None, None)
         if spec is None:
-            spec = FeatureSpec(net=name, extractor=extractors[name])
+            spec = FeatureSpec(net=name, extractor=extractors.get(name))
         nets.append(_net_tasks(spec, classifier, evaluate, source, data, is_first=not nets))
     return tuple(nets)
 

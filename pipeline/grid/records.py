@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluate.comparison import Result
+from pipeline.evaluate.metric_names import feature_metric
 from pipeline.grid.plan import Cell, Plan
-from pipeline.grid.spec import SORTABLE
+from pipeline.grid.spec import INCEPTIONS, SORTABLE
 from pipeline.grid.status import grid_documents, task_seconds
 from pipeline.grid.tasks import Task
 from pipeline.sample.blocks import SampleBlock
@@ -16,11 +17,16 @@ from pipeline.store import Artifact, Store
 from pipeline.tracking import ResultRecord, TrainRecord
 from pipeline.train.status import read_status
 
-ALIASES = {"precision_recall": "precision", "fd": "fd_clf"}
 CURVE_POINTS = 500
-BY_DEFAULT = ("fd_clf", "nll", "elbo", "moments")
+BY_DEFAULT = (*INCEPTIONS, "fd_clf", "nll", "elbo", "vlb", "moments")
 """What sorts a table that names no primary metric, the first of these that is measured."""
-COLUMNS = {"elbo": ("elbo_bpd", "elbo_se"), "nll": ("nll_bpd", "nll_se"), "diversity": ("pairwise_ratio",)}
+COLUMNS = {
+    "elbo": ("elbo_bpd", "elbo_se"),
+    "nll": ("nll_bpd", "nll_se"),
+    "vlb": ("vlb_bpd", "vlb_se"),
+    "diversity": ("pairwise_ratio",),
+    "memorisation": ("memorisation_ratio",),
+}
 """Columns that a metric adds to the shared table beside the primary one."""
 DERIVED = ("softness",)
 """Parameters that repeat another one in other units: tracked, but no column of the table."""
@@ -53,8 +59,14 @@ def primary_metric(plan: Plan) -> str:
     evaluate = plan.grid.evaluate
     if evaluate.primary is not None:
         return evaluate.primary
+    if not set(BY_DEFAULT) & set(evaluate.metrics) and evaluate.feature_nets:
+        return evaluate.feature_nets[0].name
     metric = next((metric for metric in BY_DEFAULT if metric in evaluate.metrics), "nll")
-    return f"{SORTABLE[metric]}{plan.grid.experiment.dataset.name}" if metric == "fd_clf" else SORTABLE[metric]
+    if metric == "fd_clf":
+        return f"{SORTABLE[metric]}{plan.grid.experiment.dataset.name}"
+    if metric in INCEPTIONS:
+        return feature_metric("fd", metric, num_images=evaluate.num_images)
+    return SORTABLE[metric]
 
 
 def table_columns(plan: Plan, *, limit: int = 8) -> list[str]:

@@ -10,7 +10,7 @@ from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import Document, Spec, closest, load_yaml, parse, runtime, union, with_overrides
 from pipeline.config.errors import ConfigError
-from pipeline.diffusion.likelihoods import LIKELIHOODS
+from pipeline.diffusion.likelihoods import LIKELIHOODS, VlbSpec
 from pipeline.evaluate.nets import AnyNetSpec, NetSpec
 from pipeline.grid.axes import SPELLINGS, combinations
 from pipeline.ingest.sources import SOURCES
@@ -36,6 +36,7 @@ Metric = Literal[
     "class_distance",
     "class_accuracy",
     "diversity",
+    "points",
     "elbo",
     "nll",
     "vlb",
@@ -142,7 +143,7 @@ class EvaluateSpec(Spec):
     nll_images: PositiveInt = 10_000  # test images scored; fewer when the split ends
     nll_block_images: PositiveInt = 500
     elbo_images: PositiveInt | None = None  # test images under a bound, which is cheap; null: as many as nll_images
-    vlb: union({"vlb": LIKELIHOODS["vlb"]}) = LIKELIHOODS["vlb"]()
+    vlb: union({"vlb": LIKELIHOODS["vlb"]}) = VlbSpec(start_noise=0.5)  # bound of the metric `vlb`, on levels
     feature_net: FeatureNetSpec = FeatureNetSpec()
     inception_weights: str | None = runtime(None)  # path or URI of pt_inception-2015-12-05-6726825d.pth, for `fid`
     feature_nets: tuple[AnyNetSpec, ...] = ()  # nets of your own; each adds the distance of its name

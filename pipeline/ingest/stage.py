@@ -102,7 +102,7 @@ def run(
         entries[job.split].append(entry)
         progress(done, len(jobs))
     _LOG.info("ingested dataset=%s num_shards=%d", spec.name, len(jobs))
-    declared = source.declared_moments
+    declared = {"moments": source.declared_moments, "mixture": source.declared_mixture}
     return {
         "name": spec.name,
         "shape": list(source.shape),
@@ -114,7 +114,7 @@ def run(
             split: {"count": sum(entry.samples for entry in part), "shards": [entry.to_json() for entry in part]}
             for split, part in entries.items()
         },
-        **({} if declared is None else {"moments": declared.to_json()}),
+        **{name: law.to_json() for name, law in declared.items() if law is not None},
     }
 
 

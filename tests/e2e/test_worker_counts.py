@@ -1,4 +1,4 @@
-"""One worker or two, in whatever order their blocks come: the stores are equal byte for byte."""
+"""One worker or two, with one BLAS thread or two, in whatever order blocks come: the stores are equal byte for byte."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.commands import contents, run
 from tests.grids import tiny_grid
 
 pytestmark = pytest.mark.slow
-NUM_ARTIFACTS = 2 + 3 + 6 + 7 + 6 + 3  # data and statistics, trainings, blocks, features, likelihoods, results
+NUM_ARTIFACTS = 2 + 3 + 6 + 7 + 1 + 6 + 3  # data and statistics, trainings, blocks, features, ladder, nll, results
 
 
 def test_one_and_two_workers_fill_equal_stores(tmp_path: Path) -> None:
@@ -17,7 +17,8 @@ def test_one_and_two_workers_fill_equal_stores(tmp_path: Path) -> None:
     stores: list[dict[str, dict[str, str]]] = []
     for units in (1, 2):
         store = str(tmp_path / f"store{units}")
-        finished = run("run", str(grid), "--store", store, "--tracking", "none", "--units", str(units))
+        request = ("run", str(grid), "--store", store, "--tracking", "none", "--units", str(units))
+        finished = run(*request, OMP_NUM_THREADS=str(units))
         assert finished.code == 0, finished.output
         stores.append(contents(store))
     one, two = stores

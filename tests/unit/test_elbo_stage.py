@@ -10,6 +10,7 @@ import torch
 
 from pipeline.baselines.system import SystemSpec
 from pipeline.config import DataError, parse
+from pipeline.diffusion.likelihoods import VlbSpec
 from pipeline.evaluate import likelihood, result
 from pipeline.evaluate.comparison import Result, paired_difference, with_comparison
 from pipeline.store import Artifact, Store, open_store
@@ -267,5 +268,7 @@ def test_a_row_has_the_bound_of_levels_beside_that_of_the_density(store: Store) 
 
 def test_control_rows_say_why_levels_have_no_bound() -> None:
     for system in ("gaussian", "test_split", "mean_image"):
-        assert likelihood.vlb_absent_reason(system) is not None
-    assert likelihood.vlb_absent_reason(stage_cases.system()) is None
+        assert likelihood.vlb_absent_reason(system, VlbSpec()) is not None
+    assert likelihood.vlb_absent_reason(stage_cases.system(), VlbSpec()) is None
+    chain = VlbSpec(decoder="discretised_gaussian")
+    assert "needs a chain" in str(likelihood.vlb_absent_reason(stage_cases.system(), chain))

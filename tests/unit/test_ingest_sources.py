@@ -239,6 +239,11 @@ def test_only_a_gaussian_declares_its_moments(tmp_path: Path) -> None:
     assert "moments" not in ingested(tree, tmp_path / "b").meta
 
 
+def test_a_mixture_declares_the_law_of_its_points(tmp_path: Path) -> None:
+    law = {"weights": [1.0, 2.0], "means": [[0.0], [3.0]], "variances": [[1.0], [0.5]]}
+    assert ingested({"kind": "gaussian_mixture", **law}, tmp_path).meta["mixture"] == law
+
+
 def test_a_gaussian_of_the_wrong_sizes_says_so() -> None:
     with pytest.raises(ConfigError, match="mean has 3 numbers, variances has 2"):
         parse(union(SOURCES), {"kind": "gaussian", "variances": [1.0, 1.0], "mean": [0.0, 0.0, 0.0], "name": "x"})

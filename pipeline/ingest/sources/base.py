@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -36,6 +36,19 @@ class DeclaredMoments:
         return {"mean": list(self.mean), "variances": list(self.variances)}
 
 
+@dataclass(frozen=True)
+class DeclaredMixture:
+    """Weights (K,), means (K, D) and variances (K, D) of the diagonal Gaussians that points are drawn from."""
+
+    weights: tuple[float, ...]
+    means: tuple[tuple[float, ...], ...]
+    variances: tuple[tuple[float, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = {name: [list(row) for row in getattr(self, name)] for name in ("means", "variances")}
+        return {"weights": list(self.weights), **rows}
+
+
 class Source(ABC):
     """Opened data: sizes are known, samples are decoded on demand, equal calls give equal samples."""
 
@@ -44,6 +57,8 @@ class Source(ABC):
     class_names: tuple[str, ...] | None
     declared_moments: DeclaredMoments | None = None
     """Of the law that the samples are drawn from; None: statistics are those of the training samples."""
+    declared_mixture: DeclaredMixture | None = None
+    """That law, where it is a mixture; what is drawn by a model is held against it."""
 
     @abstractmethod
     def count(self, split: Split) -> int:
@@ -100,6 +115,7 @@ class ArraySource(Source):
     class_names: tuple[str, ...] | None
     splits: dict[Split, Samples]
     declared_moments: DeclaredMoments | None = None
+    declared_mixture: DeclaredMixture | None = None
 
     def count(self, split: Split) -> int:
         return len(self.splits[split].images) if split in self.splits else 0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
 
-from pipeline.ingest.sources.base import SPLITS, ArraySource, Samples, Source, SourceSpec, Split
+from pipeline.ingest.sources.base import SPLITS, ArraySource, DeclaredMixture, Samples, Source, SourceSpec, Split
 
 
 class GaussianMixtureSpec(SourceSpec):
@@ -40,7 +40,8 @@ class GaussianMixtureSpec(SourceSpec):
         sizes: dict[Split, int] = {"train": self.num_train, "test": self.num_test}
         splits: dict[Split, Samples] = {split: self._draw(number, sizes[split]) for number, split in enumerate(SPLITS)}
         names = tuple(str(component) for component in range(len(self.weights)))
-        return ArraySource((len(self.means[0]),), None, names, splits)
+        mixture = DeclaredMixture(self.weights, self.means, self.variances)
+        return ArraySource((len(self.means[0]),), None, names, splits, declared_mixture=mixture)
 
     def _draw(self, stream: int, count: int) -> Samples:
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, stream]))
