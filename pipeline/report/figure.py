@@ -66,10 +66,11 @@ class Mark:
 
 def marks(rows: Sequence[Row], x: str, y: str) -> list[Mark]:
     """Rows that have both metrics, as marks."""
+    words = series_words(rows)
     return [
         Mark(
             name=str(row["name"]),
-            series=series_of(row, rows),
+            series=words[i],
             family=plain(row["axes"].get("baseline")),
             sampler=plain(row["axes"].get("sampler")),
             x=float(row["metrics"][x]),
@@ -78,7 +79,7 @@ def marks(rows: Sequence[Row], x: str, y: str) -> list[Mark]:
             y_error=error_of(row, y),
             is_control=bool(row["is_control"]),
         )
-        for row in rows
+        for i, row in enumerate(rows)
         if x in row["metrics"] and y in row["metrics"]
     ]
 
@@ -89,16 +90,22 @@ def error_of(row: Row, metric: str) -> float:
     return float(spread.get("sd") or row["metrics"].get(error_name(metric)) or 0.0)
 
 
-def series_of(row: Row, rows: Sequence[Row]) -> str:
-    """The model of a row in words: its baseline, and the axes in which the models of that baseline differ."""
-    baseline = row["axes"].get("baseline")
-    same = [other["axes"] for other in rows if other["axes"].get("baseline") == baseline]
-    words = [plain(baseline)]
-    for name, value in row["axes"].items():
-        if name in ("baseline", *HOW_SAMPLED) or len({plain(axes.get(name)) for axes in same}) < 2:
-            continue
-        words.append(f"{name}={value:g}" if isinstance(value, int | float) else plain(value))
-    return " ".join(word for word in words if word)
+def series_words(rows: Sequence[Row]) -> list[str]:
+    """The model of each row in words: its baseline, and the axes in which the models of that baseline differ."""
+    values: dict[tuple[str, str], set[str]] = {}
+    names = dict.fromkeys(name for row in rows for name in row["axes"])
+    for row in rows:
+        for name in names:
+            values.setdefault((plain(row["axes"].get("baseline")), name), set()).add(plain(row["axes"].get(name)))
+    found: list[str] = []
+    for row in rows:
+        baseline = plain(row["axes"].get("baseline"))
+        words = [baseline]
+        for name, value in row["axes"].items():
+            if name not in ("baseline", *HOW_SAMPLED) and len(values[baseline, name]) > 1:
+                words.append(f"{name}={value:g}" if isinstance(value, int | float) else plain(value))
+        found.append(" ".join(word for word in words if word))
+    return found
 
 
 def distance_metric(rows: Sequence[Row], primary: str) -> str | None:

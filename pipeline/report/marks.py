@@ -133,21 +133,21 @@ def scaled(axes: Axes, values: Sequence[float], errors: Sequence[float], *, side
 def beside(axes: Axes, marks: Sequence[Mark]) -> list[Mark]:
     """Marks of equal x moved beside each other, so that none hides another; limits and scale of x are set before.
 
-    The marks of one x stay in their order and nearer to it than to any other.
+    Marks have different names. Those of one x stay in their order, and nearer to it than to any other.
     """
     transform = axes.get_xaxis_transform()
     low, high = (float(transform.transform((limit, 0.0))[0]) for limit in axes.get_xlim())
     at = {x: (float(transform.transform((x, 0.0))[0]) - low) / (high - low) for x in {mark.x for mark in marks}}
     places = sorted(at.values())
     gap = min((b - a for a, b in pairwise(places)), default=0.5)
-    moved: list[Mark] = []
+    moved: dict[str, Mark] = {}
     for x, place in at.items():
         same = [mark for mark in marks if mark.x == x]
         step = min(0.03, 0.6 * gap / len(same))
         for i, mark in enumerate(same):
             pixel = low + (high - low) * (place + (i - (len(same) - 1) / 2) * step)
-            moved.append(replace(mark, x=float(transform.inverted().transform((pixel, 0.0))[0])))
-    return [mark for name in (mark.name for mark in marks) for mark in moved if mark.name == name]
+            moved[mark.name] = replace(mark, x=float(transform.inverted().transform((pixel, 0.0))[0]))
+    return [moved[mark.name] for mark in marks]
 
 
 def _apart(values: Sequence[float], limits: tuple[float, float], *, is_log: bool) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report.distance_nll import distance_nll_figure
-from pipeline.report.figure import Figure, by_dataset, distance_metric, error_of, series_of
+from pipeline.report.figure import Figure, by_dataset, distance_metric, error_of, series_words
 from pipeline.report.marks import shortened
 from pipeline.report.pareto import pareto_figure, undominated
 from pipeline.report.slices import slices, slices_figure
@@ -121,7 +121,7 @@ def test_a_model_is_named_by_the_axes_in_which_its_baseline_differs() -> None:
     axes = [{"baseline": "ddpm", "schedule": s, "prediction": "v", "sampler": "ddim", "steps": n} for s, n in settings]
     rows = [{**row("x", 1.0), "axes": entry} for entry in axes]
     rows.append({**row("gud", 1.0), "axes": {"baseline": "gud", "schedule": "gud", "softness_a": 0.5}})
-    assert [series_of(entry, rows) for entry in rows] == ["ddpm cosine", "ddpm cosine", "ddpm linear", "gud"]
+    assert series_words(rows) == ["ddpm cosine", "ddpm cosine", "ddpm linear", "gud"]
 
 
 def test_data_sets_have_figures_of_their_own() -> None:
