@@ -1,6 +1,5 @@
 """The report of a grid as files: tables, figures, sample sheets and one HTML page, from the store alone."""
 
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from pipeline.baselines import BASELINES
 from pipeline.config import DataError
@@ -16,6 +14,7 @@ from pipeline.evaluate.metric_names import error_name, is_part
 from pipeline.grid.overview import resolved_yaml
 from pipeline.grid.plan import Plan
 from pipeline.grid.records import primary_metric
+from pipeline.grid.report_sheets import first_block, first_line, has_images, nearest_sheet, num_shown, preview_of
 from pipeline.grid.tables import Group, compared_rows, grid_table, grouped_rows
 from pipeline.report.columns import Row, metric_columns
 from pipeline.report.distance_nll import distance_nll_figure
@@ -25,8 +24,6 @@ from pipeline.report.page import Entry, Page, flat, page_html
 from pipeline.report.pareto import pareto_figure
 from pipeline.report.slices import Slice, slices, slices_figure
 from pipeline.report.table import number, ranked
-from pipeline.sample.previews import NUM_PREVIEWS
-from pipeline.shards.sheets import GAP
 from pipeline.store import Artifact, Store
 
 INLINE_BYTES = 24_000_000
@@ -39,7 +36,8 @@ def write_report(plan: Plan, store: Store, folder: str | Path, *, each_seed: boo
     """Write the report of what is finished, and yield each file, and a sentence for each figure that is left out.
 
     Files: `table.{txt,csv,md,tex}`; `pareto`, `distance_nll` and `slices` as PNG and CSV (one each per data set where
-    there are several); `samples/<row>.png`; `report.html`, which holds all of it.
+    there are several); `samples/<row>.png`, and `<row>-nearest.png` where copies of training images were looked for;
+    `report.html`, which holds all of it.
 
     Args:
         plan: of the grid.
@@ -77,13 +75,23 @@ def write_report(plan: Plan, store: Store, folder: str | Path, *, each_seed: boo
     sheets: dict[str, Artifact] = {}
     for group in groups:
         for row in group.rows:
-            block = _first_block(row.cell.tasks.samples, store)
+            block = first_block(row.cell.tasks.samples, store)
             if block is not None:
                 sheets[row.cell.name] = block
-                yield _written(target / "samples" / f"{_file_name(row.cell.name)}.png", _preview(block))
+                yield _written(target / "samples" / f"{_file_name(row.cell.name)}.png", preview_of(block))
+    copies: dict[str, bytes] = {}
+    for group in groups:
+        pairs = group.rows[0].result.row["protocol"].get("memorisation", {}).get("pairs", [])
+        picture = nearest_sheet(group.cell, pairs, store)
+        if picture is not None:
+            copies[group.name] = picture
+            yield _written(target / "samples" / f"{_file_name(group.cell.name)}-nearest.png", picture)
     by_name = {group.name: group for group in groups}
-    inlines = sum(_preview_size(sheets, by_name[str(row["name"])]) for row in rows) <= INLINE_BYTES
-    entries = [_entry(plan, row, by_name[str(row["name"])], sheets, primary, inlines=inlines) for row in rows]
+    pictures = [preview_of(sheets[group.cell.name]) for group in groups if group.cell.name in sheets]
+    inlines = sum(map(len, (*pictures, *copies.values()))) <= INLINE_BYTES
+    entries = [_entry(row, by_name[str(row["name"])], sheets, primary, inlines=inlines) for row in rows]
+    if inlines:
+        entries = [replace(entry, nearest=copies.get(entry.name)) for entry in entries]
     page = Page(
         title=plan.grid.name,
         lead=_lead(plan, groups, primary),
@@ -151,7 +159,7 @@ def _grid_texts(plan: Plan) -> dict[str, str]:
     return {"What the file sets": short, "With every default, and the cells": resolved_yaml(plan)}
 
 
-def _entry(plan: Plan, row: Row, group: Group, sheets: Mapping[str, Artifact], primary: str, *, inlines: bool) -> Entry:
+def _entry(row: Row, group: Group, sheets: Mapping[str, Artifact], primary: str, *, inlines: bool) -> Entry:
     metrics: dict[str, float] = row["metrics"]
     known = [name for name in metric_columns([row], primary) if name in metrics]
     wholes = list(dict.fromkeys([*known, *(name for name in metrics if not is_part(name, metrics))]))
@@ -173,17 +181,16 @@ def _entry(plan: Plan, row: Row, group: Group, sheets: Mapping[str, Artifact], p
     caption = ""
     if first is not None:
         block = sheets[first]
-        strip = first_line(_preview(block), min(int(block.meta["count"]), NUM_PREVIEWS), is_image=_has_images(block))
-        sheet = _preview(block) if inlines else f"All images: samples/{_file_name(first)}.png"
-        count = min(int(block.meta["count"]), NUM_PREVIEWS) if _has_images(block) else int(block.meta["count"])
-        caption = f"Samples 0 to {count - 1} of {first}"
+        strip = first_line(preview_of(block), num_shown(block), is_image=has_images(block))
+        sheet = preview_of(block) if inlines else f"All images: samples/{_file_name(first)}.png"
+        caption = f"Samples 0 to {num_shown(block) - 1} of {first}"
     return Entry(
         name=group.name,
         is_control=bool(row["is_control"]),
         shown=f"{primary} {shown[primary]}" if primary in shown else "",
         metrics=shown,
         reasons=row["reasons"],
-        protocol=flat(_protocol(plan, row, group)),
+        protocol=flat(_protocol(row, group)),
         seeds=seeds,
         strip=strip,
         sheet=sheet,
@@ -199,7 +206,7 @@ def _value_text(row: Row, name: str) -> str:
     return f"{number(value, spread['sd'])} ({spread['n']} seeds)"
 
 
-def _protocol(plan: Plan, row: Row, group: Group) -> dict[str, Any]:
+def _protocol(row: Row, group: Group) -> dict[str, Any]:
     """What a number of this row has to be read with: of the measurement, of the training, and where it is stored."""
     protocol = dict(row["protocol"])
     tasks = group.cell.tasks
@@ -210,37 +217,6 @@ def _protocol(plan: Plan, row: Row, group: Group) -> dict[str, Any]:
         keys = [row.cell.tasks.training.key.fingerprint[:12] for row in group.rows if row.cell.tasks.training]
         protocol["training"]["artifact"] = keys
     return {**protocol, "artifact": [single.cell.key.fingerprint[:12] for single in group.rows]}
-
-
-def _first_block(samples: Sequence[Any], store: Store) -> Artifact | None:
-    """The first block of a row's images, where it has a picture."""
-    block = store.find(samples[0].key) if samples else None
-    return block if block is not None and "preview.png" in block.files else None
-
-
-def _preview(block: Artifact) -> bytes:
-    return block.path("preview.png").read_bytes()
-
-
-def _preview_size(sheets: Mapping[str, Artifact], group: Group) -> int:
-    name = next((row.cell.name for row in group.rows if row.cell.name in sheets), None)
-    return 0 if name is None else len(_preview(sheets[name]))
-
-
-def _has_images(block: Artifact) -> bool:
-    return len(block.meta["shape"]) == 3
-
-
-def first_line(sheet: bytes, num_images: int, *, is_image: bool) -> bytes:
-    """PNG of the first ten images of a contact sheet; a density picture of points stays as it is."""
-    if not is_image:
-        return sheet
-    picture = Image.open(io.BytesIO(sheet))
-    num_lines = -(-num_images // 10)
-    height = (picture.height - GAP) // num_lines + GAP
-    buffer = io.BytesIO()
-    picture.crop((0, 0, picture.width, height)).save(buffer, format="PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 def _file_name(name: str) -> str:

@@ -29,6 +29,7 @@ class Entry:
         strip: PNG of its first images, or None.
         sheet: PNG of more of them, or the sentence why there is none here.
         sheet_caption: which images.
+        nearest: PNG of the images that are nearest to a training image, or None.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Entry:
     strip: bytes | None = None
     sheet: bytes | str | None = None
     sheet_caption: str = ""
+    nearest: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,9 @@ def _entry(entry: Entry, number: int) -> str:
         sheet = f"<h3>{escape(entry.sheet_caption)}</h3>{_image(entry.sheet, 'samples', 'sheet')}"
     elif entry.sheet:
         sheet = f'<p class="muted">{escape(entry.sheet)}</p>'
+    if entry.nearest is not None:
+        caption = "Images nearest to a training image, nearest first; below each line the training images"
+        sheet += f"<h3>{caption}</h3>{_image(entry.nearest, 'nearest training images', 'sheet')}"
     body = f'<div class="columns">{"".join(blocks)}</div>\n{sheet}'
     return f'<details id="row-{number}"><summary>{value}{number}. {escape(entry.name)}</summary>\n{body}</details>\n'
 

@@ -12,9 +12,13 @@ from PIL import Image
 
 from pipeline.config import DataError
 from pipeline.grid.plan import Plan
-from pipeline.grid.report import first_line, write_report
+from pipeline.grid.report import write_report
+from pipeline.grid.report_sheets import first_line, nearest_sheet
 from pipeline.grid.tables import compared_rows, grid_table, grouped_rows
+from pipeline.grid.tasks import execute
 from pipeline.report.sheets import cell_sheet
+from pipeline.shards import read_split, to_uint8
+from pipeline.shards.sheets import contact_sheet, png_bytes
 from pipeline.store import Store, open_store
 from tests.grid_doubles import CommandLine
 from tests.grids import tiny_grid
@@ -170,6 +174,24 @@ def test_the_first_line_of_a_sheet_is_its_first_ten_images() -> None:
     alone = np.asarray(Image.open(io.BytesIO(cell_sheet(images[:10], 17))))
     np.testing.assert_array_equal(line, alone)
     assert first_line(b"density picture", 25, is_image=False) == b"density picture"
+
+
+def test_the_nearest_training_images_stand_below_those_of_the_row(tmp_path: Path) -> None:
+    single = plan_of(grid=[{"baseline": "test_split"}], evaluate={"metrics": ["fd_clf"]})
+    opened = open_store(tmp_path)
+    (cell,) = single.cells
+    for task in (cell.tasks.dataset, cell.tasks.statistics, *cell.tasks.samples):
+        execute(task, opened)
+    pairs = [{"image": 41, "training": 7, "distance": 0.1}, {"image": 3, "training": 200, "distance": 0.2}]
+    sheet = nearest_sheet(cell, pairs, opened)
+    assert sheet is not None
+    dataset, *blocks = [opened.find(task.key) for task in (cell.tasks.dataset, *cell.tasks.samples)]
+    assert dataset is not None
+    own = np.concatenate([read_split(block, "images").images for block in blocks if block is not None])
+    images = np.concatenate([own[[41, 3]], read_split(dataset, "train").images[[7, 200]]])
+    expected = png_bytes(contact_sheet(to_uint8(images, 17), num_columns=2))
+    assert sheet == expected
+    assert nearest_sheet(cell, [], opened) is None
 
 
 @pytest.mark.slow
