@@ -32,6 +32,9 @@ SAMPLE_METRICS = frozenset(
 REFERENCE_PARTS = 16
 """Tasks that share a split where the net is large."""
 
+LARGE_NET_BATCH = 32
+"""Images per call of a large net: few, because the last call of a part is filled up."""
+
 
 @dataclass(frozen=True)
 class NetTasks:
@@ -109,7 +112,9 @@ def feature_nets(
     for name in names:
         spec, classifier = _classifier(evaluate, source, data) if name == "fd_clf" else (None, None)
         if spec is None:
-            spec = FeatureSpec(net=name, extractor=extractors.get(name))
+            extractor = extractors.get(name)
+            batch = {} if extractor is None else {"batch_shape": LARGE_NET_BATCH}
+            spec = FeatureSpec(net=name, extractor=extractor, **batch)
         nets.append(_net_tasks(spec, classifier, evaluate, source, data, is_first=not nets))
     return tuple(nets)
 
