@@ -1,6 +1,6 @@
 """The tasks of feature nets: their classifier, features of the data, known answers; and which net measures what."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,25 @@ class NetTasks:
             yield self.ladder
 
 
+def check_nets(evaluate: EvaluateSpec, tasks: Callable[[], Iterable[Task]]) -> None:
+    """Load every net of the feature tasks once, so that wrong weights are told before hours of work and not after.
+
+    Args:
+        evaluate: without nets that have weights of their own nothing is asked.
+        tasks: gives what still has to run.
+
+    Raises:
+        DataError: missing or wrong weights.
+        ConfigError: a location or an import that cannot be resolved.
+    """
+    if not evaluate.extractors:
+        return
+    specs = [task.spec for task in tasks() if isinstance(task.spec, FeatureSpec)]
+    nets = {spec.net: spec.extractor for spec in specs if spec.extractor is not None}
+    for net in nets.values():
+        net.load("cpu")
+
+
 def feature_nets(
     evaluate: EvaluateSpec, source: Spec, data: Mapping[str, Key], *, root: str | None = None
 ) -> tuple[NetTasks, ...]:
@@ -110,11 +129,13 @@ def feature_nets(
         names.append(RAW_NET)
     nets: list[NetTasks] = []
     for name in names:
-        spec, classifier = _classifier(evaluate, source, data) if name == "fd_clf" else (None, None)
-        if spec is None:
-            extractor = extractors.get(name)
-            batch = {} if extractor is None else {"batch_shape": LARGE_NET_BATCH}
-            spec = FeatureSpec(net=name, extractor=extractor, **batch)
+        classifier: Task | None = None
+        if name == "fd_clf":
+            spec, classifier = _classifier(evaluate, source, data)
+        elif name == RAW_NET:
+            spec = FeatureSpec(net=RAW_NET)
+        else:
+            spec = FeatureSpec(net=name, extractor=extractors[name], batch_shape=LARGE_NET_BATCH)
         nets.append(_net_tasks(spec, classifier, evaluate, source, data, is_first=not nets))
     return tuple(nets)
 

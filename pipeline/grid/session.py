@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.baselines import BASELINES
 from pipeline.config import ConfigError, closest
 from pipeline.grid.environment import prepare_environment
+from pipeline.grid.feature_tasks import check_nets
 from pipeline.grid.plan import Plan
 from pipeline.grid.records import (
     Row,
@@ -149,6 +150,7 @@ def run_grid(
 
     Raises:
         LeaseHeld: another driver works on this grid; says who and since when.
+        DataError, ConfigError: a feature net cannot be loaded.
     """
 
     def make_executor() -> Executor:
@@ -160,6 +162,7 @@ def run_grid(
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
     with grid_lease(store, plan):
+        check_nets(plan.grid.evaluate, lambda: plan.missing(store).values())
         tracker = tracker_for(plan, store, request.tracking_uri())
         shown = False
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.grid.environment import prepare_environment
+from pipeline.grid.feature_tasks import check_nets
 from pipeline.grid.plan import Plan
 from pipeline.grid.points import Point, of_points
 from pipeline.grid.proposals import search_of
@@ -46,6 +47,7 @@ def tune_grid(request: Request, grid: GridSpec, store: Store, *, show: Show) -> 
     Raises:
         ConfigError: the section `tune` cannot work, or a cluster cannot be joined.
         LeaseHeld: another driver works on this grid.
+        DataError: a feature net cannot be loaded.
     """
     started = time.monotonic()
     grid = grid if grid.tune is not None else grid.model_copy(update={"tune": TuneSpec()})
@@ -56,6 +58,7 @@ def tune_grid(request: Request, grid: GridSpec, store: Store, *, show: Show) -> 
         corner_plans(grid, root, pinned)
     shown = settled(plans, store)
     with grid_lease(store, shown):
+        check_nets(grid.evaluate, lambda: (task for plan in plans for task in plan.missing(store).values()))
         tracker = tracker_for(shown, store, request.tracking_uri())
         tuning = Tuning(request, grid, root, pinned, store, tracker, show)
         is_finished = False

@@ -66,6 +66,18 @@ SETTINGS = {
     "impossible sizes": ("evaluate.batch_images=80", r"batch_images = 80 is more than block_images = 40"),
     "nothing to measure": ("evaluate.metrics=[]", r"evaluate\.metrics: .*at least 1 item"),
     "sorted by nothing": ("evaluate.primary=fid", r"primary = fid is no metric to sort by here; use nll_bpd"),
+    "FID without weights": (
+        "evaluate.metrics=[fid]",
+        r"metrics: fid needs inception_weights, the path or URI of pt_inception.*; without that file use fd_clf",
+    ),
+    "a net without its digest": (
+        "evaluate.feature_nets=[{kind: torchscript, name: fd_own, path: net.pt}]",
+        r"feature_nets\.0\.sha256: .*required",
+    ),
+    "a net under a public name": (
+        "evaluate.feature_nets=[{kind: plugin, name: fid, module: 'a:b'}]",
+        r"name fid: a net of your own need",
+    ),
     "bad name": ("name=A/b", r"name: string should match pattern"),
     "missing file": ("experiment.dataset={kind: idx, name: x, uri: no/where}", r"/no/where: no such file or folder"),
     "data folder not set": ("experiment.dataset=mnist", r"/mnist: no such file or folder; check .*PIPELINE_DATA"),
@@ -80,6 +92,15 @@ def test_a_bad_setting_is_refused_before_anything_is_touched(case: str, command:
     called = run(command, tiny_grid(tmp_path, **QUICK), "--set", setting)
     assert_refused(called, command, tmp_path / "store", sentence)
     assert not (tmp_path / "store").exists()
+
+
+def test_weights_of_another_digest_are_refused_before_anything_is_computed(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    grid = tiny_grid(tmp_path, evaluate={"metrics": ["fid"], "inception_weights": str(tmp_path / "weights.pth")})
+    sentence = r"weights\.pth: .*sha256.* expected 6726825d0af5f729"
+    assert_refused(run(command, grid), command, tmp_path / "store", sentence)
 
 
 FILES = {

@@ -90,7 +90,7 @@ class VlbSpec(Spec):
     num_probes: PositiveInt = 2
     start_noise: PositiveFloat | None = None
     clip: bool = False  # predicted data are cut to [-1, 1] before they are used, as where DDPM's bits were published
-    quantisation: int | None = Field(None, ge=2)
+    quantisation: int | None = Field(default=None, ge=2)
     seed: int = 0  # of times and noise
 
     @model_validator(mode="after")
