@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,20 @@ from pipeline.evaluate.neighbours import kernel_distance, precision_recall_densi
 from pipeline.evaluate.points import energy_distance, mode_coverage, sliced_w2
 from pipeline.evaluate.statistics import statistics_by_class
 from pipeline.store import Artifact
+
+SampleMetric = Literal[
+    "kid",
+    "precision_recall",
+    "density_coverage",
+    "inception_score",
+    "cmmd",
+    "memorisation",
+    "test_distance",
+    "class_distance",
+    "class_accuracy",
+    "diversity",
+]
+"""Metrics of generated images that name no feature net: they are taken in the first one of a row."""
 
 NEIGHBOURS_PR, NEIGHBOURS_DC = 3, 5
 VERSION = 3

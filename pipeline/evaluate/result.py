@@ -11,31 +11,14 @@ from pipeline.baselines.threads import single_thread
 from pipeline.config import Spec
 from pipeline.evaluate import scores
 from pipeline.evaluate.feature_sets import joined
-from pipeline.evaluate.measures import Measured, NetSets, measure_features, measure_memorisation
+from pipeline.evaluate.measures import Measured, NetSets, SampleMetric, measure_features, measure_memorisation
 from pipeline.store import Artifact, Attempt
 
 STAGE = "result"
 STAGE_VERSION = 3
 
 Score = Literal["nll", "elbo", "vlb"]
-Metric = Literal[
-    "fd",
-    "kid",
-    "precision_recall",
-    "density_coverage",
-    "inception_score",
-    "cmmd",
-    "memorisation",
-    "test_distance",
-    "class_distance",
-    "class_accuracy",
-    "diversity",
-    "points",
-    "nll",
-    "elbo",
-    "vlb",
-    "moments",
-]
+Metric = Literal["fd", SampleMetric, "points", "nll", "elbo", "vlb", "moments"]
 
 SCORES: dict[Score, str] = {"nll": "likelihood", "elbo": "elbo", "vlb": "vlb"}
 """Metrics of single held-out images, and the inputs that hold them."""

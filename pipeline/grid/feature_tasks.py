@@ -2,32 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.config import Spec
 from pipeline.evaluate.features import RAW_NET, FeatureSpec, NetChoice
 from pipeline.evaluate.ladder import LadderSpec
+from pipeline.evaluate.measures import SampleMetric
 from pipeline.evaluate.nearest import NearestSpec
 from pipeline.grid.spec import INCEPTIONS, EvaluateSpec
 from pipeline.grid.tasks import Task
 from pipeline.store import Key
 from pipeline.train.spec import TrainTask
 
-SAMPLE_METRICS = frozenset(
-    {
-        "kid",
-        "precision_recall",
-        "density_coverage",
-        "inception_score",
-        "cmmd",
-        "memorisation",
-        "test_distance",
-        "class_distance",
-        "class_accuracy",
-        "diversity",
-    }
-)
-"""Metrics of features that name no net: those of the first net of a grid."""
+SAMPLE_METRICS = frozenset(get_args(SampleMetric))
+"""Metrics that need the features of images, in whichever net comes first."""
 
 REFERENCE_PARTS = 16
 """Tasks that share a split where the net is large."""

@@ -11,6 +11,7 @@ from pipeline.baselines.system import SystemSpec
 from pipeline.config import Document, Spec, closest, load_yaml, parse, runtime, union, with_overrides
 from pipeline.config.errors import ConfigError
 from pipeline.diffusion.likelihoods import LIKELIHOODS, VlbSpec
+from pipeline.evaluate.measures import SampleMetric
 from pipeline.evaluate.nets import AnyNetSpec, NetSpec
 from pipeline.grid.axes import SPELLINGS, combinations
 from pipeline.ingest.sources import SOURCES
@@ -19,29 +20,8 @@ from pipeline.sample.study import Kind as StudyKind
 from pipeline.train.spec import AverageSpec, TrainSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Metric = Literal[
-    "fid",
-    "clean_fid",
-    "fid_pytorch",
-    "fid_fast",
-    "fd_rand_inception",
-    "fd_clf",
-    "kid",
-    "precision_recall",
-    "density_coverage",
-    "inception_score",
-    "cmmd",
-    "memorisation",
-    "test_distance",
-    "class_distance",
-    "class_accuracy",
-    "diversity",
-    "points",
-    "elbo",
-    "nll",
-    "vlb",
-    "moments",
-]
+InceptionMetric = Literal["fid", "clean_fid", "fid_pytorch", "fid_fast", "fd_rand_inception"]
+Metric = Literal[InceptionMetric, "fd_clf", SampleMetric, "points", "elbo", "nll", "vlb", "moments"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"kind": "digits", "name": "digits"},
@@ -57,7 +37,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 """Data sets by name; relative locations are below the data folder."""
 
-INCEPTIONS: dict[str, dict[str, Any]] = {
+INCEPTIONS: dict[InceptionMetric, dict[str, Any]] = {
     "fid": {"kind": "inception"},
     "clean_fid": {"kind": "inception", "resize": "clean"},
     "fid_pytorch": {"kind": "inception", "resize": "torch"},
@@ -195,7 +175,7 @@ class EvaluateSpec(Spec):
         )
         return (*chosen, *self.feature_nets)
 
-    def _location(self, name: str) -> dict[str, Any]:
+    def _location(self, name: InceptionMetric) -> dict[str, Any]:
         return {} if INCEPTIONS[name].get("seeded") else {"weights": self.inception_weights}
 
     @model_validator(mode="after")
