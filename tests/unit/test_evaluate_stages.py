@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+from pipeline.baselines.samplers import SamplerSpec
 from pipeline.baselines.system import load_classifier
 from pipeline.config import ConfigError, DataError, parse
 from pipeline.evaluate import FeatureStatistics, features, frechet_distance, ladder, likelihood, nearest, result
@@ -375,3 +376,23 @@ def test_features_of_the_seeded_inception_net_make_a_distance_of_their_own_name(
     assert row["metrics"]["fd_rand_inception"] > 0.0
     assert row["protocol"]["preprocessing"] == "tf1-299"
     assert row["protocol"]["reference"]["num_images"] == 20
+
+
+def test_images_made_for_classes_have_a_distance_per_class_and_an_accuracy(store: Store) -> None:
+    system = stage_cases.system(class_conditional=True)
+    sampler = parse(SamplerSpec, {"kind": "ddim", "steps": 4})
+    inputs = given(store) | {"model": stage_cases.training(store, system)}
+    (block,) = sample_blocks(system, sampler, num_images=80, block_size=80)
+    assert block.labels == "balanced"
+    images = made(store, sample_stage, block, inputs)
+    fake = made(store, features, feature_spec(), given(store) | {"images": images})
+    metrics = ("fd", "class_distance", "class_accuracy")
+    row = row_of(store, [fake], num_images=80, metrics=metrics).meta
+    assert set(row["protocol"]["class_distances"]) == {"0", "1", "2", "3"}
+    found = list(row["protocol"]["class_distances"].values())
+    assert row["metrics"][f"{NET}_class_mean"] == pytest.approx(np.mean(found))
+    predicted = joined([fake])
+    assert predicted.labels is not None
+    assert predicted.logits is not None
+    expected = (predicted.logits.argmax(axis=1) == predicted.labels).mean()
+    assert row["metrics"]["class_accuracy_clf_squares"] == pytest.approx(expected)
