@@ -120,6 +120,6 @@ def check_comparable(fake: FeatureSet, reference: FeatureSet) -> None:
     for name in COMPARABLE:
         if fake.meta[name] != reference.meta[name]:
             raise DataError(
-                f"features of {fake.net} have no distance to this reference: {name} is {fake.meta[name]} there and "
-                f"{reference.meta[name]} here; compute both with the same net and data set"
+                f"features of {fake.net} have no distance to this reference: {name} is {fake.meta[name]}, of the "
+                f"reference {reference.meta[name]}; compute both with the same net and data set"
             )

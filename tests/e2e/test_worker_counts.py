@@ -13,7 +13,7 @@ NUM_ARTIFACTS = 2 + 3 + 6 + 7 + 1 + 6 + 3  # data and statistics, trainings, blo
 
 def test_one_and_two_workers_fill_equal_stores(tmp_path: Path) -> None:
     blocks = [{"baseline": "ddpm", "schedule": ["cosine", "linear_beta"]}, {"baseline": "gaussian"}]
-    grid = tiny_grid(tmp_path, grid=blocks)
+    grid = tiny_grid(tmp_path, grid=blocks, evaluate={"metrics": ["fd_clf", "kid", "precision_recall", "nll"]})
     stores: list[dict[str, dict[str, str]]] = []
     for units in (1, 2):
         store = str(tmp_path / f"store{units}")
