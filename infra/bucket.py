@@ -123,7 +123,8 @@ def main() -> int:
     parser.add_argument("buckets", nargs="+", metavar="BUCKET")
     parser.add_argument("--every-h", type=float, help="go on, with so many hours between rounds")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     while True:
         failures: list[str] = []
         for bucket in given.buckets:
