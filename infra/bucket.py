@@ -119,7 +119,7 @@ def tidy(client: Any, bucket: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("buckets", nargs="+", metavar="BUCKET")
     parser.add_argument("--every-h", type=float, help="go on, with so many hours between rounds")
     given = parser.parse_args()

@@ -86,7 +86,7 @@ def resolved(variant: str, torch_folder: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--find-links", help="folder with the CPU wheel of torch, in place of its index")
     given = parser.parse_args()
     for variant in VARIANTS:

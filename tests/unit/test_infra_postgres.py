@@ -33,7 +33,7 @@ class Database:
     def ask(self, statement: str) -> list[tuple[object, ...]]:
         address = f"host=127.0.0.1 port={self.port} user=mlflow dbname=mlflow password={PASSWORD}"
         with psycopg.connect(address, autocommit=True) as connection:
-            cursor = connection.execute(statement)
+            cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
 
@@ -171,7 +171,9 @@ def compose_mlflow(database: Database, bucket: str, port: int) -> tuple[list[str
         env[name] = value
     env |= {"PGPASSWORD": PASSWORD, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     assert not any("${" in value for name, value in env.items() if name in service["environment"])
-    words = [{"0.0.0.0": "127.0.0.1", "5000": str(port), "2": "1"}.get(word, word) for word in service["command"]]
+    words: list[str] = [
+        {"0.0.0.0": "127.0.0.1", "5000": str(port), "2": "1"}.get(word) or word for word in service["command"]
+    ]
     return [str(PROGRAMS / words[0]), *words[1:]], env
 
 
