@@ -26,12 +26,13 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Replace one value of the grid file.")
     @click.option("--data", default=None, help="Folder of relative data locations (else PIPELINE_DATA, else here).")
     @click.option("--tracking", default=None, help="MLflow: sqlite:///FILE, http://HOST:PORT, or none.")
+    @click.option("--single-driver", is_flag=True, help="Nobody else writes: accept a store without conditional puts.")
     @wraps(function)
-    def command(grid: str, store: str, overrides: tuple[str, ...], data: str | None, tracking: str | None, **rest: Any):
+    def command(grid: str, **rest: Any):
         from pipeline.grid.session import Request
 
-        extra = {name: rest.pop(name) for name in ("address", "max_units") if name in rest}
-        request = Request(grid, store=store, overrides=overrides, data=data, tracking=tracking, **extra)
+        names = ("store", "overrides", "data", "tracking", "single_driver", "address", "max_units")
+        request = Request(grid, **{name: rest.pop(name) for name in names if name in rest})
         return function(request, **rest)
 
     return command
@@ -107,6 +108,36 @@ def _exit_code(report: Any) -> int:
     if not report.failures and not report.stopped:
         return 0
     return EXIT_FAILED_CELLS
+
+
+@cli.command()
+@_options
+@click.option("--address", default=None, help="Job server of a Ray cluster, http://HEAD:8265 (else RAY_ADDRESS).")
+@click.option("--kuberay", metavar="TEMPLATE", default=None, help="RayJob to fill in: a file or a kustomize folder.")
+@click.option("--namespace", default=None, help="With --kuberay: else the template's, else kubectl's.")
+@click.option("--verb", type=click.Choice(["run", "tune"]), default="run", show_default=True)
+@click.option("--units", "max_units", type=click.IntRange(min=1), default=None, help="CPUs (or GPUs) to use at most.")
+@click.option("--working-dir", default=".", show_default=True, help="Folder with code and grid that is uploaded.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="Variable of driver and workers; no secrets.")
+@click.option("--dry-run", is_flag=True, help="Print what would be sent; nothing is asked or sent.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as it is sent.")
+@click.option("--cancel", is_flag=True, help="Stop the live submission of this grid.")
+def submit(request: Any, dry_run: bool, no_wait: bool, cancel: bool, **options: Any) -> None:
+    """Send a grid to a cluster and see it to its end; a live submission of the same grid is attached to."""
+    from functools import partial
+
+    from pipeline.grid import submit as sending
+    from pipeline.grid.submit_target import prepared
+
+    cluster, submission = prepared(request, **options)
+    if dry_run:
+        click.echo(cluster.rendered(submission, 1).rstrip())
+        click.echo("attempt 1 is assumed: a dry run asks no cluster", err=True)
+        return
+    voices = {"echo": partial(click.echo, nl=False), "tell": partial(click.echo, err=True)}
+    if cancel:
+        sys.exit(sending.cancel(cluster, submission, **voices))
+    sys.exit(sending.submit(cluster, submission, **voices, wait=not no_wait))
 
 
 @cli.command()
@@ -219,12 +250,13 @@ def gc(store: str, older_than_days: float, delete: bool) -> None:
 @cli.command()
 @click.option("--store", default="runs", show_default=True)
 @click.option("--tracking", default=None)
-def doctor(store: str, tracking: str | None) -> None:
-    """Check versions, store, tracking and devices of this machine."""
+@click.option("--address", default=None, help="Ray cluster whose hosts are asked as well, HEAD:6379.")
+def doctor(store: str, tracking: str | None, address: str | None) -> None:
+    """Check versions, store, tracking and devices of this machine, and of every host of a cluster."""
     from pipeline.grid.doctor import findings
 
     is_healthy = True
-    for finding in findings(store, tracking):
+    for finding in findings(store, tracking, address):
         is_healthy &= finding.is_good
         click.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.text}")
     sys.exit(0 if is_healthy else EXIT_BAD_REQUEST)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.baselines import BASELINES
 from pipeline.config import ConfigError, closest
-from pipeline.grid.environment import prepare_environment
+from pipeline.grid.environment import cluster_address, prepare_environment
 from pipeline.grid.feature_tasks import check_nets
 from pipeline.grid.plan import Plan
 from pipeline.grid.records import (
@@ -54,6 +54,7 @@ class Request:
     data: str | None = None
     address: str | None = None
     max_units: int | None = None
+    single_driver: bool = False
 
     def data_root(self) -> str:
         """Folder of relative data locations: as asked, else PIPELINE_DATA, else the working directory."""
@@ -79,7 +80,7 @@ def opened(request: Request) -> Store:
         StoreError: it refuses; one sentence with what to do.
     """
     store = open_store(request.store)
-    preflight(store)
+    preflight(store, single_driver=request.single_driver)
     return store
 
 
@@ -159,6 +160,7 @@ def run_grid(
 
         scratch = scratch_folder()
         start_ray(request.address, request.max_units)
+        greet_cluster(request, store)
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
     with grid_lease(store, plan):
@@ -174,6 +176,19 @@ def run_grid(
         finally:
             if not shown:
                 tracker.finish((), timeout_s=5.0)
+
+
+def greet_cluster(request: Request, store: Store) -> None:
+    """Before work starts on a cluster that was joined: do its hosts, the store and the tracking server fit this driver?
+
+    Raises:
+        ConfigError: what does not fit, where, and what to do.
+    """
+    if cluster_address(request.address) is not None:
+        from pipeline.grid.handshake import require_agreement, require_tracking
+
+        require_tracking(request.tracking_uri())
+        require_agreement(store, single_driver=request.single_driver)
 
 
 def scratch_folder() -> str:

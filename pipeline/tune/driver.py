@@ -17,7 +17,15 @@ from pipeline.grid.records import finished_rows, records, result_record
 from pipeline.grid.run import HEALING_ROUNDS, Executor, RunReport, plan_document, run_missing, stop_signal
 from pipeline.grid.rungs import entrants, promoted, rung_plans, settled
 from pipeline.grid.schedule import DAMAGED, Outcome
-from pipeline.grid.session import GridEvents, Request, grid_lease, note_rows, scratch_folder, tracker_for
+from pipeline.grid.session import (
+    GridEvents,
+    Request,
+    greet_cluster,
+    grid_lease,
+    note_rows,
+    scratch_folder,
+    tracker_for,
+)
 from pipeline.grid.spec import GridSpec, TuneSpec
 from pipeline.grid.status import StatusWriter, Timings, grid_documents
 from pipeline.grid.tasks import SHARDED, Task
@@ -254,6 +262,7 @@ class Tuning:
                 grid=self.grid.name,
                 scratch=scratch_folder(),
             )
+            greet_cluster(self.request, self.store)
         return self._cluster
 
     @property
