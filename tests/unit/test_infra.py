@@ -132,6 +132,48 @@ def test_servers_and_the_backup_have_a_health_check() -> None:
     assert {name for name in SERVICES.keys() - once if "healthcheck" not in SERVICES[name]} == {"bucket-care"}
 
 
+def mounts(service: dict[str, Any]) -> list[tuple[str, str]]:
+    """Source and target of each volume of a service."""
+    found: list[tuple[str, str]] = []
+    for volume in service.get("volumes", ()):
+        if isinstance(volume, dict):
+            found.append((volume["source"], volume["target"]))
+        else:
+            source, target = interpolated(volume).split(":")[:2]
+            found.append((source, target))
+    return found
+
+
+def test_whatever_a_service_refers_to_exists() -> None:
+    """The schema of compose files does not follow references."""
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            assert other in SERVICES, f"{name} waits for {other}"
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other]
+            else:
+                assert how["condition"] == "service_completed_successfully"
+                assert SERVICES[other]["restart"] == "no"
+        assert set(service.get("networks", ())) <= COMPOSE["networks"].keys()
+        for source, _ in mounts(service):
+            assert (INFRA / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"], source
+    assert {source for service in SERVICES.values() for source, _ in mounts(service)} >= COMPOSE["volumes"].keys()
+
+
+def test_paths_that_are_written_are_mounts() -> None:
+    """Roots are read-only, so a path that a command writes below has to be a volume or a tmpfs."""
+    for name, service in SERVICES.items():
+        targets = {target for _, target in mounts(service)}
+        targets |= {entry.partition(":")[0] for entry in service.get("tmpfs", ())}
+        if service["image"] == OWN_IMAGE and name != "s3-volume":
+            assert "/tmp" in targets, name
+        if "PIPELINE_SCRATCH" in service.get("environment", {}):
+            assert {service["environment"]["PIPELINE_SCRATCH"], "/home/pipeline"} <= targets, name
+    folder = SERVICES["backup"]["command"][1]
+    assert ("backups", folder) in mounts(SERVICES["backup"])
+    assert ("postgres", "/var/lib/postgresql/data") in mounts(SERVICES["postgres"])
+
+
 def ray_options(command: list[str]) -> dict[str, Any]:
     """What Ray's own command line makes of a command.
 
