@@ -81,6 +81,17 @@ def test_linter_passes_the_file_and_catches_a_planted_mistake(name: str, tmp_pat
     assert linted(program, *options, planted).returncode != 0
 
 
+def test_kubernetes_knows_the_objects_of_the_base_and_refuses_an_unknown_key(tmp_path: Path) -> None:
+    """As `make check-infra` does; kinds of operators have no schema there and are warned about."""
+    files = sorted((ROOT / "k8s" / "base").glob("*.yaml"))
+    clean = linted("kubernetes-validate", "--strict", "--no-warn", *files)
+    assert clean.returncode == 0, clean.stdout
+    assert clean.stdout.count(" passed for resource ") >= 10
+    planted = tmp_path / "postgres.yaml"
+    planted.write_text((ROOT / "k8s/base/postgres.yaml").read_text().replace("replicas:", "replica:", 1))
+    assert linted("kubernetes-validate", "--strict", "--no-warn", planted).returncode == 1
+
+
 def test_every_image_is_pinned_by_digest_or_is_ours() -> None:
     bases = re.findall(r"^FROM (\S+)", (INFRA / "Dockerfile").read_text(), re.MULTILINE)
     foreign = [base for base in bases if base != "base"]
