@@ -32,7 +32,8 @@ class Check:
     Attributes:
         name: what was asked for.
         problem: what happened instead; None if it passed.
-        guards_drivers: whether two drivers could harm each other where it fails.
+        guards_drivers: whether two drivers could harm each other where it fails. Conditions on multipart uploads are
+            asked for, but manifests and leases, which decide, are small and put in one piece.
     """
 
     name: str
