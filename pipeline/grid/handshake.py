@@ -105,10 +105,11 @@ def _of_room(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {host_facts.SHARED_MEMORY} has {shared['free_bytes'] / 2**20:.0f} MiB free; give it more"
 
 
-def require_agreement(store: Store, *, single_driver: bool = False) -> None:
+def require_agreement(mine: Mapping[str, Any], store: Store, *, single_driver: bool = False) -> None:
     """Compare every host of the joined cluster with this process.
 
     Args:
+        mine: `host_facts` of this process.
         store: tried from every host.
         single_driver: see `preflight`.
 
@@ -116,7 +117,6 @@ def require_agreement(store: Store, *, single_driver: bool = False) -> None:
         ConfigError: hosts that do not fit, each with what to do.
     """
     with _Marker() as marker:
-        mine = host_facts.host_facts()
         replies = ask_hosts(store, marker=marker.path, single_driver=single_driver)
     problems = [problem for reply in replies for problem in disagreements(mine, reply)]
     for reply in replies:

@@ -159,8 +159,9 @@ def run_grid(
         from pipeline.grid.ray import RayExecutor, start_ray  # only here: it takes seconds, and reads the environment
 
         scratch = scratch_folder()
+        greet = greeting(request)
         start_ray(request.address, request.max_units)
-        greet_cluster(request, store)
+        greet(store)
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
     with grid_lease(store, plan):
@@ -178,17 +179,21 @@ def run_grid(
                 tracker.finish((), timeout_s=5.0)
 
 
-def greet_cluster(request: Request, store: Store) -> None:
-    """Before work starts on a cluster that was joined: do its hosts, the store and the tracking server fit this driver?
+def greeting(request: Request) -> Callable[[Store], None]:
+    """What to call once a cluster was joined and before work starts: do its hosts and the store fit this driver?
+
+    The tracking server is asked, and this process looked at, right now: joining may move the code that Ray uploaded.
 
     Raises:
-        ConfigError: what does not fit, where, and what to do.
+        ConfigError: the tracking server refuses this driver; what is returned raises it for hosts that do not fit.
     """
-    if cluster_address(request.address) is not None:
-        from pipeline.grid.handshake import require_agreement, require_tracking
+    if cluster_address(request.address) is None:
+        return lambda store: None
+    from pipeline.grid.handshake import require_agreement, require_tracking
+    from pipeline.grid.host_facts import host_facts
 
-        require_tracking(request.tracking_uri())
-        require_agreement(store, single_driver=request.single_driver)
+    require_tracking(request.tracking_uri())
+    return partial(require_agreement, host_facts(), single_driver=request.single_driver)
 
 
 def scratch_folder() -> str:

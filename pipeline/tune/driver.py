@@ -20,7 +20,7 @@ from pipeline.grid.schedule import DAMAGED, Outcome
 from pipeline.grid.session import (
     GridEvents,
     Request,
-    greet_cluster,
+    greeting,
     grid_lease,
     note_rows,
     scratch_folder,
@@ -255,6 +255,7 @@ class Tuning:
             prepare_environment(self.request.address)
             from pipeline.tune.cluster import start_cluster  # only here: it takes seconds, and reads the environment
 
+            greet = greeting(self.request)
             self._cluster = start_cluster(
                 self.request.address,
                 self.request.max_units,
@@ -262,7 +263,7 @@ class Tuning:
                 grid=self.grid.name,
                 scratch=scratch_folder(),
             )
-            greet_cluster(self.request, self.store)
+            greet(self.store)
         return self._cluster
 
     @property
