@@ -28,7 +28,7 @@ check: $(STAMP) check-infra  ## format, lint, types, import direction, fast test
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 check-infra: $(STAMP)  ## container file, compose files, cluster files, manifests, shell scripts
 	$(BIN)/hadolint infra/Dockerfile
