@@ -36,8 +36,13 @@ def start_ray(address: str | None, num_cpus: int | None) -> None:
     if joined is not None:
         try:
             ray.init(address=joined, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            if "InvalidAuthToken" in f"{error} {error.__cause__}":
+                raise ConfigError(
+                    f"the Ray cluster at {joined} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
+                    "(or RAY_AUTH_TOKEN) to the cluster's own"
+                ) from None
+            reason = " ".join(str(error).split())[:400]  # versions stand in later lines
             raise ConfigError(f"cannot join the Ray cluster at {joined}: {reason}") from error
     else:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)

@@ -15,6 +15,7 @@ import pytest
 from pipeline.config import ConfigError
 from pipeline.grid.handshake import Reply, disagreements, require_tracking, tracking_refusal
 from pipeline.grid.host_facts import answer, code_fingerprint, folder_facts, host_facts, num_visible_gpus
+from tests.mlflow_server import MlflowServer
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,26 @@ def test_a_tracking_server_that_refuses_the_host_name_stops_the_request() -> Non
         require_tracking(uri)
     with tracking(401, b"You are not authenticated.") as uri, pytest.raises(ConfigError, match="the credentials"):
         require_tracking(uri)
+
+
+@pytest.mark.slow
+def test_mlflow_refuses_a_host_name_with_the_answer_that_is_looked_for(
+    mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MlflowServer(tmp_path, mlflow_template)
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example.org")
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=r"refuses the host name of .* start it with --allowed-hosts 127\.0"):
+            require_tracking(server.uri)
+    finally:
+        server.stop()
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", f"127.0.0.1:{server.port}")
+    server.start()
+    try:
+        require_tracking(server.uri)
+    finally:
+        server.stop()
 
 
 def test_a_tracking_server_that_is_away_costs_no_work() -> None:
