@@ -251,7 +251,11 @@ def damaged_idx(folder: Path, name: str, content: bytes) -> dict[str, Any]:
         ("train-images-idx3-ubyte", idx_bytes(np.zeros((39, 5, 5))), "train has 39 images but 40 labels"),
         ("train-images-idx3-ubyte", idx_bytes(np.zeros((40, 6, 5))), "different shapes"),
         ("train-labels-idx1-ubyte", idx_bytes(np.zeros((40, 1))), "2 axes, expected 1"),
-        ("train-images-idx3-ubyte", gzip.compress(idx_bytes(np.zeros((40, 5, 5))))[:-9], "gzip stream ends early"),
+        (
+            "train-images-idx3-ubyte",
+            gzip.compress(idx_bytes(np.zeros((40, 5, 5))), mtime=0)[:-9],
+            "gzip stream ends early",
+        ),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
