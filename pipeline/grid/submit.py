@@ -230,17 +230,16 @@ def submit(cluster: Cluster, submission: Submission, *, echo: Echo, tell: Echo, 
     live = next((item for item in attempts if item.is_live), None)
     attempt = live.attempt if live is not None else 1 + max((item.attempt for item in attempts), default=0)
     identity = submission.identity(attempt)
-    is_mine = live is None and cluster.send(submission, attempt)
-    if is_mine:
-        tell(f"submitted {identity}: {submission.verb} of grid {submission.grid.name} into {submission.store}")
-    else:
-        owner = f" of {live.sender}" if live is not None else ""
-        tell(f"attached to {identity}{owner}, which works on this grid already; nothing was submitted")
-    if not wait:
-        return 0
+    is_mine = False  # until the cluster said so: a signal before that stops nobody else's work
     try:
         with interrupts():
-            return _ended(cluster.follow(identity, echo), identity, tell)
+            is_mine = live is None and cluster.send(submission, attempt)
+            if is_mine:
+                tell(f"submitted {identity}: {submission.verb} of grid {submission.grid.name} into {submission.store}")
+            else:
+                owner = f" of {live.sender}" if live is not None else ""
+                tell(f"attached to {identity}{owner}, which works on this grid already; nothing was submitted")
+            return _ended(cluster.follow(identity, echo), identity, tell) if wait else 0
     except ClusterLost as lost:
         tell(f"error: {identity}: {lost}; what is finished is kept, repeat the command to continue")
         return EXIT_FAILED

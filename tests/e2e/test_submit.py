@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from pipeline.grid.submit import read_submission
 from pipeline.store import open_store
 from tests import commands
 from tests.grids import tiny_grid
-from tests.processes import Child, wait_until
-from tests.ray_cluster import RayCluster
+from tests.processes import Child, running, wait_until
+from tests.ray_cluster import OBJECT_STORE_BYTES, RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ def test_the_drivers_exit_code_comes_back(user: User) -> None:
     assert "exit code 2" in refused.output
 
 
-def test_a_signal_stops_the_job_and_its_logs_are_kept(user: User) -> None:
+def test_who_submitted_stops_the_job_and_who_attached_does_not(user: User) -> None:
     grid = tiny_grid(user.working_dir, **LONG, name="stopped")
     process = user.start(grid)
     stem = stem_of(user, grid)
@@ -192,6 +193,20 @@ def test_a_signal_stops_the_job_and_its_logs_are_kept(user: User) -> None:
     assert "interrupted: repeat the same command to continue" in output
     assert json.loads(kept(user.store, "stopped")[f"{stem}-1/cluster.json"])["exit_code"] == 130
     assert user.submit(grid, "--cancel").output.rstrip().endswith("is live")
+
+    assert user.submit(grid, "--no-wait").code == 0
+    attached = user.start(grid)
+    assert attached.stdout is not None
+    wait_until(lambda: f"attached to {stem}-2" in attached.stdout.readline(), timeout_s=60, what="attaching")
+    attached.send_signal(signal.SIGINT)
+    output, _ = attached.communicate(timeout=60)
+    assert attached.returncode == 130, output
+    assert f"left {stem}-2, which goes on" in output
+    assert user.jobs(stem)[f"{stem}-2"] in ("PENDING", "RUNNING"), "who attached stops nobody"
+    cancelled = user.submit(grid, "--cancel")
+    assert cancelled.code == 0, cancelled.output
+    assert f"{stem}-2 was stopped" in cancelled.output
+    assert user.jobs(stem) == {f"{stem}-1": "STOPPED", f"{stem}-2": "STOPPED"}
 
 
 def test_a_wrong_token_is_one_sentence(user: User, tmp_path: Path) -> None:
@@ -226,21 +241,16 @@ def test_doctor_asks_every_host_and_says_what_a_store_is_good_for(user: User) ->
 
 
 @contextmanager
-def another_host(cluster: RayCluster, **env: str) -> Iterator[Child]:
-    """One more worker node with other variables, gone from the cluster at the end."""
-    usual = cluster.env
-    cluster.env = {**usual, **env}
-    try:
-        node = cluster._start_node("other", f"--address=127.0.0.1:{cluster.port}")
-    finally:
-        cluster.env = usual
-    node.output.write_text("")
-    try:
-        wait_until(lambda: "Ray runtime started" in node.output.read_text(), timeout_s=120, what="host", child=node)
+def another_host(cluster: RayCluster, *prefix: str, **env: str) -> Iterator[Child]:
+    """One more worker node with other variables, or started by another program; gone from the cluster at the end."""
+    command = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+    command += [f"--address=127.0.0.1:{cluster.port}", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0"]
+    output = cluster.folder / "other.log"
+    output.unlink(missing_ok=True)
+    with running(command, env={**cluster.env, **env}, output=output) as node:
+        wait_until(lambda: "Ray runtime started" in output.read_text(), timeout_s=120, what="host", child=node)
         yield node
-    finally:
-        node.stop(grace_s=5.0)
-        cluster.nodes.remove(node)
 
 
 def test_a_host_that_does_not_fit_is_told_before_any_work(user: User, tmp_path: Path, s3_endpoint: str) -> None:
@@ -261,3 +271,30 @@ def test_a_host_that_does_not_fit_is_told_before_any_work(user: User, tmp_path: 
     assert "127.0.0.1:9" in line
     assert list(open_store(user.store).keys()) == []
     assert os.environ["AWS_ENDPOINT_URL"] == s3_endpoint
+
+
+def may_mount() -> bool:
+    """Whether a process may have mounts of its own: for root, on Linux."""
+    try:
+        return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not may_mount(), reason="a host with other code at the same path needs a mount of its own (root)")
+def test_an_image_with_other_code_is_told_before_any_work(user: User, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(user.working_dir / "pipeline", old)
+    with (old / "sample" / "stage.py").open("a") as file:
+        file.write("# one more line\n")
+    grid = tiny_grid(tmp_path, **QUICK, name="old-image")
+    script = f'mount --bind {old} {ROOT / "pipeline"} && exec "$@"'
+    with another_host(user.cluster, "unshare", "--mount", "sh", "-c", script, "sh"):
+        called = commands.run(
+            "run", str(grid), "--store", user.store, "--tracking", "none",
+            "--address", f"127.0.0.1:{user.cluster.port}", timeout_s=200, **user.env,
+        )  # fmt: skip
+    assert called.code == 2, called.output
+    (line,) = [line for line in called.output.splitlines() if line.startswith("error: ")]
+    assert "has another version of the pipeline" in line
+    assert list(open_store(user.store).keys()) == []

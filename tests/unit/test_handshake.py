@@ -105,6 +105,13 @@ def test_a_folder_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_marker_is_seen_or_not(tmp_path: Path) -> None:
+    assert host_facts()["sees_marker"] is None
+    assert host_facts(marker=str(tmp_path))["sees_marker"] is True
+    assert host_facts(marker=str(tmp_path / "nowhere"))["sees_marker"] is False
+    assert host_facts(shared_memory=str(tmp_path))["shared_memory"]["error"] is None
+
+
 def test_gpus_that_cannot_be_counted_are_unknown(tmp_path: Path) -> None:
     assert num_visible_gpus({"PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path)}) is None
 
