@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg
 
 from pipeline.evaluate.statistics import Array, FeatureStatistics
@@ -95,3 +96,28 @@ def _square_root(covariance: Array) -> Array:
     eigenvalues, vectors = np.linalg.eigh(covariance)
     keep = eigenvalues > max(eigenvalues[-1], 0.0) * len(eigenvalues) * np.finfo(np.float64).eps
     return vectors[:, keep] * np.sqrt(eigenvalues[keep])
+
+
+class Extrapolation(NamedTuple):
+    """Least-squares line of a distance over 1 / n: its value at n = infinity, and its slope."""
+
+    intercept: float
+    slope: float
+
+
+def extrapolated_distance(counts: ArrayLike, distances: ArrayLike) -> Extrapolation:
+    """FD at infinitely many generated images (Chong & Forsyth 2020), from distances of sets of several sizes.
+
+    It has no error bar and scatters about twice as much as the jackknife's corrected value; for comparison with tables
+    that quote it.
+
+    Args:
+        counts: numbers of images `(k,)`, at least two different ones.
+        distances: of the sets of these sizes to one reference, `(k,)`.
+    """
+    n, fd = np.asarray(counts, np.float64), np.asarray(distances, np.float64)
+    if n.ndim != 1 or n.shape != fd.shape or len(np.unique(n)) < 2 or n.min() <= 0.0:
+        raise ValueError(f"distances of shape {fd.shape} need as many counts, two of them different, found {n.shape}")
+    design = np.stack([np.ones_like(n), 1.0 / n], axis=1)
+    (intercept, slope), *_ = np.linalg.lstsq(design, fd)
+    return Extrapolation(float(intercept), float(slope))

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.evaluate import FeatureStatistics, frechet_distance, kernel_distance, precision_recall
 from pipeline.evaluate.cmmd import cmmd
+from pipeline.evaluate.frechet import extrapolated_distance
 from pipeline.evaluate.inception_score import inception_score
 from pipeline.evaluate.neighbours import density_coverage, kernel_distance_of_subsets, precision_recall_density_coverage
 
@@ -55,6 +56,17 @@ def test_frechet_distance_of_prefixes_equals_the_extrapolation_points(golden: di
     real = FeatureStatistics.of(golden["a__real"])
     for n, value in zip(golden["fdinf__n"], golden["fdinf__fd"], strict=True):
         assert frechet_distance(real, FeatureStatistics.of(golden["a__fake"][:n])) == pytest.approx(value, rel=1e-9)
+
+
+def test_distance_at_infinity_equals_the_line_through_the_prefixes(golden: dict[str, np.ndarray]) -> None:
+    real = FeatureStatistics.of(golden["a__real"])
+    counts = golden["fdinf__n"]
+    distances = [frechet_distance(real, FeatureStatistics.of(golden["a__fake"][:n])) for n in counts]
+    found = extrapolated_distance(counts, distances)
+    assert found.intercept == pytest.approx(float(golden["fdinf__intercept"]), rel=1e-9)
+    assert found.slope == pytest.approx(float(golden["fdinf__slope"]), rel=1e-9)
+    with pytest.raises(ValueError, match="two of them different"):
+        extrapolated_distance([5, 5], [1.0, 2.0])
 
 
 @pytest.mark.parametrize("case", CASES)
