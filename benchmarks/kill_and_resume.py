@@ -37,7 +37,7 @@ GRID: dict[str, Any] = {
         "num_images": 1000,
         "block_images": 250,
         "samplers": {name: {"kind": "ddim", "steps": 50} for name in ("ddpm", "gud")},
-        "metrics": ["fd_clf", "nll"],
+        "metrics": ["fd_clf", "kid", "nll"],
         "likelihood": {"kind": "ode", "steps": 16},
         "feature_net": {"train": {"steps": 300, "batch": 128, "lr": 1e-3}},
     },
