@@ -5,7 +5,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,26 +60,25 @@ def s3_environment(endpoint: str) -> dict[str, str]:
     }
 
 
-class _Refuses(BaseHTTPRequestHandler):
-    def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-        self.send_response(403)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - names that the server looks for
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
 @contextmanager
-def refusing_s3() -> Iterator[str]:
-    """Address of a server that answers every request with 403."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """Address of a server that answers every request in the same way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - names that the server looks for
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -87,3 +86,8 @@ def refusing_s3() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def refusing_s3() -> AbstractContextManager[str]:
+    """Address of a server that answers every request with 403."""
+    return answering(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")

@@ -1,12 +1,8 @@
 """Driver and hosts: what differs is told in one sentence with the host's name and what to do."""
 
-import http.server
 import re
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import pytest
 from pipeline.config import ConfigError
 from pipeline.grid.handshake import Reply, disagreements, require_tracking, tracking_refusal
 from pipeline.grid.host_facts import answer, code_fingerprint, folder_facts, host_facts, num_visible_gpus
+from tests.bad_inputs import answering
 from tests.mlflow_server import MlflowServer
 
 
@@ -123,36 +120,13 @@ def test_an_answer_names_what_keeps_the_store_from_working() -> None:
     assert answer(None, False, None)[1] is None
 
 
-@contextmanager
-def tracking(status: int, body: bytes) -> Iterator[str]:
-    """Address of a server with one answer."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_a_tracking_server_that_refuses_the_host_name_stops_the_request() -> None:
     with (
-        tracking(403, b"Invalid Host header - possible DNS rebinding attack detected") as uri,
+        answering(403, b"Invalid Host header - possible DNS rebinding attack detected") as uri,
         pytest.raises(ConfigError, match=r"refuses the host name of http://127.* \(403\); start it with --allowed-ho"),
     ):
         require_tracking(uri)
-    with tracking(401, b"You are not authenticated.") as uri, pytest.raises(ConfigError, match="the credentials"):
+    with answering(401, b"You are not authenticated.") as uri, pytest.raises(ConfigError, match="the credentials"):
         require_tracking(uri)
 
 
@@ -177,9 +151,9 @@ def test_mlflow_refuses_a_host_name_with_the_answer_that_is_looked_for(
 
 
 def test_a_tracking_server_that_is_away_costs_no_work() -> None:
-    with tracking(500, b"") as uri:
+    with answering(500, b"") as uri:
         assert tracking_refusal(uri) is None
-    with tracking(200, b"{}") as uri:
+    with answering(200, b"{}") as uri:
         assert tracking_refusal(uri) is None
     assert tracking_refusal("http://127.0.0.1:9") is None
     assert tracking_refusal(None) is None
