@@ -32,6 +32,7 @@ class Cost:
         num_images: images to draw.
         train_hours: core hours of training.
         sample_hours: core hours of sampling.
+        train_flops, sample_flops: floating point operations of the networks, for an estimate on other devices.
         gflops: measured rate of one core's float32 matrix product.
     """
 
@@ -39,6 +40,8 @@ class Cost:
     num_images: int
     train_hours: float
     sample_hours: float
+    train_flops: float
+    sample_flops: float
     gflops: float
 
 
@@ -87,13 +90,14 @@ def estimate(plan: Plan, missing: Mapping[Key, Task]) -> Cost:
             flops[name] = forward_flops(system, *shapes[dataset])
         return flops[name]
 
-    train_s = sample_s = 0.0
+    train_s = sample_s = train_flops = sample_flops = 0.0
     num_images = 0
     trainings = [task for task in missing.values() if isinstance(task.spec, TrainTask) and task.spec.system.process]
     for task in trainings:
         assert isinstance(task.spec, TrainTask)
         train = task.spec.train
         work = per_image(task.spec.system, task.inputs["dataset"]) * BACKWARD * train.batch
+        train_flops += train.steps * work
         train_s += train.steps * (work / rate + BACKWARD * SECONDS_PER_CALL)
     for task in missing.values():
         spec = task.spec
@@ -101,7 +105,10 @@ def estimate(plan: Plan, missing: Mapping[Key, Task]) -> Cost:
             continue
         num_images += spec.count
         if isinstance(spec.system, SystemSpec) and spec.sampler is not None:
-            calls = spec.sampler.kernel.build().nfe(spec.sampler.steps or _steps_of(spec.sampler))
+            steps = spec.sampler.steps or _steps_of(spec.sampler)
+            calls = spec.sampler.kernel.build().nfe(steps) + (spec.sampler.final == "denoise")
             work = per_image(spec.system, task.inputs["dataset"]) * spec.count
+            sample_flops += calls * work
             sample_s += calls * (work / rate + SECONDS_PER_CALL * -(-spec.count // spec.batch_shape))
-    return Cost(len(trainings), num_images, train_s / 3600, sample_s / 3600, rate / EFFICIENCY / 1e9)
+    hours = (train_s / 3600, sample_s / 3600)
+    return Cost(len(trainings), num_images, *hours, train_flops, sample_flops, rate / EFFICIENCY / 1e9)

@@ -17,6 +17,7 @@ from pipeline.config import parse
 from pipeline.store import Documents, Key, Store
 from pipeline.train.cells import Cell, train_cells
 from pipeline.train.group import current_group
+from pipeline.train.interface import choose_interface
 from pipeline.train.outcome import WORKER_LOST, Failure
 from pipeline.train.spec import TrainTask
 from pipeline.train.status import StatusBoard, read_status
@@ -93,22 +94,18 @@ def _fitted(
     config: dict[str, Any], scaling: ScalingConfig, *, run_name: str, storage_path: str, max_failures: int
 ) -> dict[str, dict[str, Any]]:
     """Start the group; failing to connect at the start is tried again, because Ray Train does not."""
-    is_one_host = sum(node["Alive"] for node in ray.nodes()) == 1
-    environment = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    if is_one_host:
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
     for attempt in range(_START_TRIES):
         trainer = TorchTrainer(
             _train_group,
             train_loop_config=config,
             scaling_config=scaling,
-            torch_config=TorchConfig(backend=backend, timeout_s=_COLLECTIVE_TIMEOUT_S),
+            torch_config=_Torch(backend=backend, timeout_s=_COLLECTIVE_TIMEOUT_S),
             run_config=RunConfig(
                 name=f"{run_name}-{attempt}",
                 storage_path=storage_path,
                 failure_config=FailureConfig(max_failures=max_failures),
-                worker_runtime_env={"env_vars": environment},
+                worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
             ),
         )
         try:
@@ -118,6 +115,21 @@ def _fitted(
                 raise
             log.warning("event=group_start_failed run=%s attempt=%d error=%r", run_name, attempt, error)
     raise RuntimeError("unreachable: the last try raises or returns")
+
+
+class _Backend(TorchConfig().backend_cls):
+    """Ray's own set-up of the process group, after every worker has chosen its network interface."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        is_one_host = sum(node["Alive"] for node in ray.nodes()) == 1
+        worker_group.execute(choose_interface, is_one_host=is_one_host)
+        super().on_start(worker_group, backend_config)
+
+
+class _Torch(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
 
 
 def _train_group(config: dict[str, Any]) -> dict[str, dict[str, Any]]:

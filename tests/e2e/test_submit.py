@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.grid import submit_end
 from pipeline.grid.status import grid_documents
 from pipeline.grid.submit import read_submission
 from pipeline.store import open_store
@@ -207,6 +208,24 @@ def test_who_submitted_stops_the_job_and_who_attached_does_not(user: User) -> No
     assert cancelled.code == 0, cancelled.output
     assert f"{stem}-2 was stopped" in cancelled.output
     assert user.jobs(stem) == {f"{stem}-1": "STOPPED", f"{stem}-2": "STOPPED"}
+
+
+def test_a_head_that_goes_ends_its_grids_first_and_keeps_their_logs(user: User) -> None:
+    grid = tiny_grid(user.working_dir, **LONG, name="head-goes")
+    process = user.start(grid)
+    documents = grid_documents(open_store(user.store), "head-goes")
+    commands.wait_until(lambda: documents.get("status.json") is not None, 200, process)
+    hook = [sys.executable, "-m", submit_end.__name__, user.cluster.address]
+    called = subprocess.run(hook, env={**os.environ, **user.env}, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert (called.returncode, called.stdout) == (0, f"{stem_of(user, grid)}-1: STOPPED\n"), called.stderr
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert json.loads(kept(user.store, "head-goes")[f"{stem_of(user, grid)}-1/cluster.json"])["exit_code"] == 130
+
+    hook[-1] = "http://127.0.0.1:9"
+    called = subprocess.run(hook, env={**os.environ, **user.env}, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert called.returncode == 0, "nothing keeps a head from going"
+    assert called.stderr.startswith("warning: submissions could not be ended: ")
 
 
 def test_a_wrong_token_is_one_sentence(user: User, tmp_path: Path) -> None:

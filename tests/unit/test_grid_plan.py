@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.config import ConfigError, Document
 from pipeline.grid import make_plan
 from pipeline.grid.axes import combinations
+from pipeline.grid.cost import estimate, forward_flops
 from pipeline.grid.plan import Plan
 from pipeline.grid.spec import grid_from, load_grid
 from pipeline.grid.tasks import execute
@@ -27,6 +28,16 @@ def test_lists_multiply_inside_a_block_and_blocks_add_up() -> None:
     names = [cell.name for cell in plan.cells]
     assert names == ["ddpm/cosine", "ddpm/linear_beta", "gud/a=0.5", "gaussian", "test_split"]
     assert len(plan.trainings) == 3
+
+
+def test_a_plan_is_priced_by_steps_batches_and_network_calls() -> None:
+    plan = plan_of(grid=[{"baseline": "ddpm"}])
+    cost = estimate(plan, plan.tasks)
+    (training,) = [task for task in plan.trainings if task.spec.system.process]
+    forward = forward_flops(training.spec.system, (1, 8, 8), None)
+    assert cost.train_flops == 20 * 32 * 3 * forward
+    assert cost.sample_flops == 80 * (3 + 1) * forward, "three steps and the last look at the clean image"
+    assert forward > 2 * 64 * 16, "at least the first layer"
 
 
 def test_samplers_share_one_training() -> None:

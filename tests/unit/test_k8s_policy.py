@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.grid import submit_end
 from tests.k8s_kustomize import OVERLAYS, PLATFORMS, Manifest, one, rendered
 from tests.k8s_operator import cluster_spec, groups, made_by_operator
 from tests.k8s_policy import pods, quantity, violations
@@ -123,9 +124,11 @@ def test_ray_pods_are_probed_and_get_time_to_stop(overlay: str) -> None:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             port = str(container[probe]["httpGet"]["port"])
             assert port in group["rayStartParams"].values(), f"{name} {probe}"
-        command = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-        assert command.startswith("ray stop --grace-period "), name
-        assert 120 <= int(command.rsplit(" ", 1)[1]) < pod["terminationGracePeriodSeconds"], name
+        *first, last = container["lifecycle"]["preStop"]["exec"]["command"][-1].split("; ")
+        assert first == ([f"python -m {submit_end.__name__}"] if "head" in name else []), name
+        assert last.startswith("ray stop --grace-period "), name
+        seconds = int(last.rsplit(" ", 1)[1]) + (submit_end.BUDGET_S if first else 0)
+        assert 120 <= seconds < pod["terminationGracePeriodSeconds"], name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

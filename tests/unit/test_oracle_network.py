@@ -135,4 +135,5 @@ def test_a_plan_of_it_has_images_and_no_trainings_to_price(store: Store, tmp_pat
     plan = make_plan(load_grid(str(grid)))
     cost = estimate(plan, plan.missing(store))
     assert (cost.num_trainings, cost.num_images, cost.train_hours) == (0, 600, 0.0)
+    assert cost.train_flops == cost.sample_flops == 0.0
     assert {task.stage for task in plan.tasks.values()} == {"ingest", "statistics", "sample", "moments", "result"}

@@ -1,0 +1,88 @@
+"""A cluster of three hosts with a network between them: killed and cut-off hosts leave the store as it would have been.
+
+`benchmarks/host_faults.py` does the same with a whole grid file.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import commands
+from tests.grids import tiny_grid
+from tests.host_faults import GridOnHosts, Log, network_and_head_fail, workers_die
+from tests.hosts import HostCluster, may_build_hosts
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not may_build_hosts(), reason="hosts are made of network namespaces: needs root and iproute2"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+GRID: dict[str, Any] = {
+    "name": "hosts",
+    "experiment": {"train": {"steps": 2000, "workers": 2, "checkpoint_interval_s": 1.0}},
+    "grid": [{"baseline": "ddpm"}, {"baseline": "gud", "softness_a": 0.5}, {"baseline": ["gaussian", "test_split"]}],
+    "evaluate": {
+        "num_images": 1000,
+        "block_images": 50,
+        "batch_images": 50,
+        "samplers": {"ddpm": {"kind": "ddim", "steps": 100}, "gud": {"kind": "ddim", "steps": 100}},
+    },
+}
+BLOCKS = 6
+
+
+@pytest.fixture(scope="module")
+def cluster(mlflow_template: Path) -> Iterator[HostCluster]:
+    made = HostCluster()
+    try:
+        database = made.folder / "mlflow.db"
+        shutil.copyfile(mlflow_template, database)
+        made.start(database)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is uploaded with the grid: the package alone."""
+    made = tmp_path_factory.mktemp("job")
+    shutil.copytree(ROOT / "pipeline", made / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    tiny_grid(made, **GRID)
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> dict[str, dict[str, str]]:
+    """Digests of the same grid, run on this machine alone."""
+    store = str(folder.parent / "undisturbed")
+    called = commands.run("run", str(folder / "grid.yaml"), "--store", store, "--tracking", "none")
+    assert called.code == 0, called.output
+    return commands.contents(store)
+
+
+def test_hosts_that_die_in_training_and_in_sampling_change_nothing(
+    cluster: HostCluster, folder: Path, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    log = Log(print)
+    run = GridOnHosts(cluster, folder / "grid.yaml", folder, "killed", log)
+    run.make_bucket()
+    workers_die(run, blocks=BLOCKS)
+    run.compare(undisturbed)
+    assert log.told("killed: training")["hosts"] == [1, 2], "a training of two workers spans both hosts"
+    assert all(step > 0 for step in log.told("killed: training goes on")["from_steps"].values())
+
+
+def test_a_partition_and_a_lost_head_change_nothing(
+    cluster: HostCluster, folder: Path, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    log = Log(print)
+    run = GridOnHosts(cluster, folder / "grid.yaml", folder, "cut", log)
+    run.make_bucket()
+    network_and_head_fail(run, blocks=BLOCKS)
+    run.compare(undisturbed)
+    assert log.told("cut: made by the second submission").get("train") is None, "trainings were finished"
