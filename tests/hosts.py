@@ -116,6 +116,10 @@ class Hosts:
         shutil.rmtree(private, ignore_errors=True)
         private.mkdir(exist_ok=True)
 
+    def add_address(self, i: int, address: str) -> None:
+        """One more address of a host."""
+        _ip("-n", self._name(i), "addr", "add", f"{address}/24", "dev", f"net{i}")
+
     def cut(self, i: int) -> None:
         """Pull the plug of a host's network."""
         _ip("-n", self._switch, "link", "set", f"port{i}", "down")

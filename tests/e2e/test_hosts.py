@@ -86,3 +86,23 @@ def test_a_partition_and_a_lost_head_change_nothing(
     network_and_head_fail(run, blocks=BLOCKS)
     run.compare(undisturbed)
     assert log.told("cut: made by the second submission").get("train") is None, "trainings were finished"
+
+
+def test_what_does_not_fit_is_one_sentence_and_nothing_is_begun(cluster: HostCluster, folder: Path) -> None:
+    run = GridOnHosts(cluster, folder / "grid.yaml", folder, "refused", Log(print))
+    run.make_bucket()
+
+    def refusal(*options: str) -> str:
+        child = run.submit(*options)
+        assert run.ended(child) == 2, child.output.read_text()[-4000:]
+        (line,) = [line for line in child.output.read_text().splitlines() if line.startswith("error: ")]
+        return line
+
+    assert "10.77.0.13:9 " in refusal("--env", "AWS_ENDPOINT_URL=http://10.77.0.13:9")
+    cluster.hosts.add_address(cluster.USER, "10.77.0.99")
+    assert "refuses the host name of http://10.77.0.99:5000" in refusal("--tracking", "http://10.77.0.99:5000")
+    cluster.hosts.kill(2)
+    cluster.start_worker(2, before="mount -t tmpfs -o ro none /dev/shm")
+    cluster.wait_for_node(2)
+    assert "host2 (10.77.0.12): shared memory cannot be written (Read-only file system)" in refusal()
+    assert run.finished() == {}
