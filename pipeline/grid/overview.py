@@ -59,7 +59,8 @@ def plan_lines(plan: Plan, store: Store | None, *, with_cost: bool = True) -> It
         cost = estimate(plan, missing)
         yield (
             f"  rough cost: {cost.num_trainings} trainings {cost.train_hours:.2f} core hours "
-            f"({cost.train_flops:.1e} FLOP), {cost.num_images} images {cost.sample_hours:.2f} core hours ({cost.sample_flops:.1e} FLOP); "
+            f"({cost.train_flops:.1e} FLOP), "
+            f"{cost.num_images} images {cost.sample_hours:.2f} core hours ({cost.sample_flops:.1e} FLOP); "
             f"one core here: {cost.gflops:.0f} GFLOP/s in a matrix product"
         )
 
