@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.grid import load_grid, make_plan
-from pipeline.grid.status import training_reports
+from pipeline.grid.status import grid_documents, training_reports
 from pipeline.store import open_store
 from tests.commands import contents
 from tests.hosts import HostCluster
@@ -135,10 +135,16 @@ class GridOnHosts:
         self.wait(lambda: self.finished().get("sample", 0) >= count, child, "sampling")
         self.log.tell(f"{self.name}: sampling", finished=self.finished())
 
+    def running(self) -> list[str]:
+        """What the driver had at work when it last said so."""
+        with self.seen_by_user():
+            told = grid_documents(open_store(self.url), self.plan.grid.name).get("status.json")
+        return [] if told is None else json.loads(told)["running"]
+
     def kill_host(self, i: int) -> None:
         """Power off, and a fresh host in its place."""
         self.cluster.hosts.kill(i)
-        self.log.tell(f"{self.name}: host {i} killed")
+        self.log.tell(f"{self.name}: host {i} killed", at_work=self.running())
         self.cluster.start_worker(i)
         self.cluster.wait_for_node(i)
         self.log.tell(f"{self.name}: host {i} is back")
@@ -147,7 +153,7 @@ class GridOnHosts:
         """Pull the plug until the cluster has given the host up, put it back, and start it again when it has ended."""
         address = self.cluster.hosts.address(i)
         self.cluster.hosts.cut(i)
-        self.log.tell(f"{self.name}: host {i} cut off")
+        self.log.tell(f"{self.name}: host {i} cut off", at_work=self.running())
         wait_until(lambda: address not in self.cluster.alive(), timeout_s=LOST_S, what="noticing")
         self.log.tell(f"{self.name}: host {i} given up by the cluster")
         self.cluster.hosts.heal(i)
@@ -162,7 +168,7 @@ class GridOnHosts:
     def restart_head(self) -> None:
         """Kill the head's host; its workers end by themselves, as they cannot go on without it; start all anew."""
         self.cluster.hosts.kill(self.cluster.HEAD)
-        self.log.tell(f"{self.name}: head killed", finished=self.finished())
+        self.log.tell(f"{self.name}: head killed", at_work=self.running(), finished=self.finished())
         for i in self.cluster.WORKERS:
             ended = self.cluster.node(i)
             wait_until(lambda node=ended: node.process.poll() is not None, timeout_s=LOST_S, what="a worker's end")

@@ -23,10 +23,10 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 GRID: dict[str, Any] = {
     "name": "hosts",
-    "experiment": {"train": {"steps": 2000, "workers": 2, "checkpoint_interval_s": 1.0}},
+    "experiment": {"train": {"steps": 1000, "workers": 2, "checkpoint_interval_s": 1.0}},
     "grid": [{"baseline": "ddpm"}, {"baseline": "gud", "softness_a": 0.5}, {"baseline": ["gaussian", "test_split"]}],
     "evaluate": {
-        "num_images": 1000,
+        "num_images": 600,
         "block_images": 50,
         "batch_images": 50,
         "samplers": {"ddpm": {"kind": "ddim", "steps": 100}, "gud": {"kind": "ddim", "steps": 100}},
@@ -58,9 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> dict[str, dict[str, str]]:
-    """Digests of the same grid, run on this machine alone."""
+    """Digests of the same grid, run on this machine alone with one worker per training."""
     store = str(folder.parent / "undisturbed")
-    called = commands.run("run", str(folder / "grid.yaml"), "--store", store, "--tracking", "none")
+    options = ("--store", store, "--tracking", "none", "--set", "experiment.train.workers=1")
+    called = commands.run("run", str(folder / "grid.yaml"), *options)
     assert called.code == 0, called.output
     return commands.contents(store)
 
