@@ -9,9 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pipeline.config import ConfigError
 from pipeline.grid import host_facts
@@ -78,8 +76,6 @@ def disagreements(mine: Mapping[str, Any], reply: Reply) -> Iterator[str]:
             f"{reply.name} promises {reply.gpus} GPUs and torch sees {facts['gpus']}; check the driver of the device "
             "and that the image is the CUDA one"
         )
-    if facts["sees_marker"] is False:
-        yield f"{reply.name} does not see the folder of PIPELINE_SCRATCH; mount one folder on all hosts"
 
 
 def _differ(theirs: str | None, ours: str | None) -> bool:
@@ -116,8 +112,7 @@ def require_agreement(mine: Mapping[str, Any], store: Store, *, single_driver: b
     Raises:
         ConfigError: hosts that do not fit, each with what to do.
     """
-    with _Marker() as marker:
-        replies = ask_hosts(store, marker=marker.path, single_driver=single_driver)
+    replies = ask_hosts(store, single_driver=single_driver)
     problems = [problem for reply in replies for problem in disagreements(mine, reply)]
     for reply in replies:
         log.info("event=handshake host=%s skew_s=%.1f", reply.name, reply.skew_s)
@@ -126,34 +121,11 @@ def require_agreement(mine: Mapping[str, Any], store: Store, *, single_driver: b
         raise ConfigError(f"the cluster does not fit this driver: {'; '.join(problems[:MAX_TOLD])}{more}")
 
 
-class _Marker:
-    """A file in the folder of PIPELINE_SCRATCH, where there is one, for the others to look for."""
-
-    def __init__(self) -> None:
-        folder = os.environ.get("PIPELINE_SCRATCH")
-        self.path = str(Path(folder) / f".pipeline-{uuid4().hex}") if folder else None
-
-    def __enter__(self) -> "_Marker":
-        if self.path is not None:
-            try:
-                Path(self.path).touch()
-            except OSError as error:
-                raise ConfigError(f"PIPELINE_SCRATCH: {self.path} cannot be written: {error.strerror}") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.path is not None:
-            Path(self.path).unlink(missing_ok=True)
-
-
-def ask_hosts(
-    store: Store | None, *, marker: str | None = None, single_driver: bool = False, answer_s: float = ANSWER_S
-) -> list[Reply]:
+def ask_hosts(store: Store | None, *, single_driver: bool = False, answer_s: float = ANSWER_S) -> list[Reply]:
     """The answers of all living hosts of the cluster that this process has joined.
 
     Args:
         store: tried from every host; None asks nothing.
-        marker: a file that every host has to see.
         single_driver: see `preflight`.
         answer_s: longest wait for all of them together.
     """
@@ -171,7 +143,7 @@ def ask_hosts(
         for identity, node in nodes.items():
             place = NodeAffinitySchedulingStrategy(identity, soft=False)
             with_gpus = node["Resources"].get("GPU", 0) >= 1
-            asked[ask.options(scheduling_strategy=place).remote(packed, with_gpus, marker)] = identity
+            asked[ask.options(scheduling_strategy=place).remote(packed, with_gpus)] = identity
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
         is_alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
         return [

@@ -84,14 +84,11 @@ def working_folders() -> list[str]:
     return [tempfile.gettempdir(), *([given] if given and os.path.isdir(given) else [])]
 
 
-def host_facts(
-    *, count_gpus: bool = False, marker: str | None = None, shared_memory: str = SHARED_MEMORY
-) -> dict[str, Any]:
+def host_facts(*, count_gpus: bool = False, shared_memory: str = SHARED_MEMORY) -> dict[str, Any]:
     """Everything that driver and workers compare.
 
     Args:
         count_gpus: ask torch for GPUs, which takes seconds.
-        marker: a file that every host has to see.
         shared_memory: where Ray's object store lives.
     """
     return {
@@ -103,18 +100,17 @@ def host_facts(
         "folders": {folder: folder_facts(folder) for folder in working_folders()},
         "shared_memory": folder_facts(shared_memory) if os.path.isdir(shared_memory) else None,
         "gpus": num_visible_gpus() if count_gpus else None,
-        "sees_marker": None if marker is None else os.path.exists(marker),
     }
 
 
-def answer(packed: bytes | None, count_gpus: bool, marker: str | None) -> tuple[dict[str, Any], str | None]:
+def answer(packed: bytes | None, count_gpus: bool) -> tuple[dict[str, Any], str | None]:
     """What a host says when it is asked: its facts, and why the store cannot be used there, or None.
 
     Args:
         packed: pickled (store, options of preflight); None asks nothing about a store.
-        count_gpus, marker: see `host_facts`.
+        count_gpus: see `host_facts`.
     """
-    facts = host_facts(count_gpus=count_gpus, marker=marker)
+    facts = host_facts(count_gpus=count_gpus)
     if packed is None:
         return facts, None
     try:

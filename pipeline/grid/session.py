@@ -197,7 +197,7 @@ def greeting(request: Request) -> Callable[[Store], None]:
 
 
 def scratch_folder() -> str:
-    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH (a folder that all hosts see), else local.
+    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH, else in the temporary folder.
 
     Raises:
         ConfigError: PIPELINE_SCRATCH is no folder.

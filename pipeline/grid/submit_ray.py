@@ -138,8 +138,11 @@ class RayJobs:
         while True:
             try:
                 asyncio.run(self._tail(identity, echo))
+            except Exception as error:  # the output is one thing, how the job is doing another
+                log.info("event=output_interrupted submission=%s error=%r", identity, error)
+            try:
                 info = self._client.get_job_info(identity)
-            except Exception as error:  # aiohttp, requests and Ray raise classes of their own; all mean: not now
+            except Exception as error:  # requests and Ray raise classes of their own; all mean: not now
                 if "does not exist" in str(error):
                     raise ClusterLost(
                         "the cluster does not know it any more (a new head starts from nothing)"

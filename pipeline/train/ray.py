@@ -54,7 +54,7 @@ def run_group(
         grid: name of the grid.
         num_workers: world size; each worker takes an equal part of the global batch.
         run_name: unique per attempt; Ray's run directory below `storage_path` is scratch.
-        storage_path: a folder that all hosts see, or a local one on a single host.
+        storage_path: a folder of this host; no other host looks at it, as no checkpoints go through Ray.
         use_gpu: one GPU per worker and NCCL; otherwise gloo.
         cpus_per_worker: CPUs that Ray reserves for a worker.
         max_failures: restarts of the group after a worker has died.

@@ -51,7 +51,6 @@ SKEWS = {
     ),
     "little shared memory": ({"shared_memory": {"free_bytes": 2**20, "error": None}}, r"/dev/shm has 1 MiB free"),
     "GPUs that torch does not see": ({"gpus": 2, "seen_gpus": 0}, r"promises 2 GPUs and torch sees 0; .*CUDA"),
-    "no shared folder": ({"sees_marker": False}, r"does not see the folder of PIPELINE_SCRATCH"),
 }
 
 
@@ -102,22 +101,15 @@ def test_a_folder_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_marker_is_seen_or_not(tmp_path: Path) -> None:
-    assert host_facts()["sees_marker"] is None
-    assert host_facts(marker=str(tmp_path))["sees_marker"] is True
-    assert host_facts(marker=str(tmp_path / "nowhere"))["sees_marker"] is False
-    assert host_facts(shared_memory=str(tmp_path))["shared_memory"]["error"] is None
-
-
 def test_gpus_that_cannot_be_counted_are_unknown(tmp_path: Path) -> None:
     assert num_visible_gpus({"PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path)}) is None
 
 
 def test_an_answer_names_what_keeps_the_store_from_working() -> None:
-    facts, refusal = answer(b"no pickle", False, None)
+    facts, refusal = answer(b"no pickle", False)
     assert facts["host"]
     assert refusal
-    assert answer(None, False, None)[1] is None
+    assert answer(None, False)[1] is None
 
 
 def test_a_tracking_server_that_refuses_the_host_name_stops_the_request() -> None:
