@@ -15,6 +15,7 @@ from tests import commands
 from tests.grids import tiny_grid
 from tests.host_faults import GridOnHosts, Log, network_and_head_fail, workers_die
 from tests.hosts import HostCluster, may_build_hosts
+from tests.tune_cases import tuned_file
 
 pytestmark = [
     pytest.mark.slow,
@@ -93,6 +94,20 @@ def test_a_partition_and_a_lost_head_change_nothing(
     assert f"stages executed: {executed}" in second["said"], "the second driver did what was missing and nothing else"
 
 
+def test_trials_of_a_study_run_on_all_hosts(cluster: HostCluster, folder: Path) -> None:
+    (folder / "tuned").mkdir()
+    grid = tuned_file(folder / "tuned", tune={"mode": "exhaustive"})
+    alone = str(folder.parent / "tuned-alone")
+    called = commands.run("run", str(grid), "--store", alone, "--tracking", "none")
+    assert called.code == 0, called.output
+    run = GridOnHosts(cluster, grid, folder, "tuned", Log(print))
+    run.make_bucket()
+    child = run.submit("--verb", "tune")
+    assert run.ended(child) == 0, child.output.read_text()[-4000:]
+    assert "trials executed: trials 5 of 5 points" in child.output.read_text()
+    run.compare(commands.contents(alone))
+
+
 def test_what_does_not_fit_is_one_sentence_and_nothing_is_begun(cluster: HostCluster, folder: Path) -> None:
     run = GridOnHosts(cluster, folder / "grid.yaml", folder, "refused", Log(print))
     run.make_bucket()
@@ -103,11 +118,14 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_begun(cluster: HostClu
         (line,) = [line for line in child.output.read_text().splitlines() if line.startswith("error: ")]
         return line
 
-    assert "10.77.0.13:9 " in refusal("--env", "AWS_ENDPOINT_URL=http://10.77.0.13:9")
+    assert "http://10.77.0.13:9/hosts/" in refusal("--env", "AWS_ENDPOINT_URL=http://10.77.0.13:9")
     cluster.hosts.add_address(cluster.USER, "10.77.0.99")
     assert "refuses the host name of http://10.77.0.99:5000" in refusal("--tracking", "http://10.77.0.99:5000")
     cluster.hosts.kill(2)
     cluster.start_worker(2, before="mount -t tmpfs -o ro none /dev/shm")
     cluster.wait_for_node(2)
-    assert "host2 (10.77.0.12): shared memory cannot be written (Read-only file system)" in refusal()
-    assert run.finished() == {}
+    try:
+        assert "host2 (10.77.0.12): shared memory cannot be written (Read-only file system)" in refusal()
+        assert run.finished() == {}
+    finally:
+        run.kill_host(2)
