@@ -101,6 +101,17 @@ def _of_room(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {host_facts.SHARED_MEMORY} has {shared['free_bytes'] / 2**20:.0f} MiB free; give it more"
 
 
+def require_shared_memory(shared_memory: str = host_facts.SHARED_MEMORY) -> None:
+    """A Ray of our own cannot start where its shared memory cannot be written, and says so in none of its own words.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    found = host_facts.folder_facts(shared_memory) if os.path.isdir(shared_memory) else None
+    if found is not None and found["error"] is not None:
+        raise ConfigError(next(_of_room("this machine", {"folders": {}, "shared_memory": found})))
+
+
 def require_agreement(mine: Mapping[str, Any], store: Store, *, single_driver: bool = False) -> None:
     """Compare every host of the joined cluster with this process.
 

@@ -109,7 +109,9 @@ class RayExecutor:
         self._grid = grid
         self._scratch = scratch
         self.has_gpus = resources.get("GPU", 0) >= 1
-        total = int(resources.get("GPU", 0) if self.has_gpus else resources.get("CPU", 1))
+        total = int(resources.get("GPU", 0) if self.has_gpus else resources.get("CPU", 0))
+        if total == 0:
+            log.warning("event=no_workers action='the cluster has no CPU or GPU yet; waiting for hosts to join'")
         self.total_units = max(1, min(total, max_units or total))
         self._running: dict[Any, _Running] = {}
         self._idle: list[Any] = []

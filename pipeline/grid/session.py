@@ -180,18 +180,20 @@ def run_grid(
 
 
 def greeting(request: Request) -> Callable[[Store], None]:
-    """What to call once a cluster was joined and before work starts: do its hosts and the store fit this driver?
+    """What to call once Ray is there and before work starts: do the hosts of a cluster and the store fit this driver?
 
     The tracking server is asked, and this process looked at, right now: joining may move the code that Ray uploaded.
 
     Raises:
-        ConfigError: the tracking server refuses this driver; what is returned raises it for hosts that do not fit.
+        ConfigError: the tracking server refuses this driver, or this machine cannot hold a Ray of our own; what is
+            returned raises it for hosts that do not fit.
     """
-    if cluster_address(request.address) is None:
-        return lambda store: None
-    from pipeline.grid.handshake import require_agreement, require_tracking
+    from pipeline.grid.handshake import require_agreement, require_shared_memory, require_tracking
     from pipeline.grid.host_facts import host_facts
 
+    if cluster_address(request.address) is None:
+        require_shared_memory()
+        return lambda store: None
     require_tracking(request.tracking_uri())
     return partial(require_agreement, host_facts(), single_driver=request.single_driver)
 

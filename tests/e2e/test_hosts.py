@@ -4,6 +4,8 @@
 """
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.grid.tasks import STAGES
+from pipeline.store import open_store
 from tests import commands
 from tests.grids import tiny_grid
 from tests.host_faults import GridOnHosts, Log, network_and_head_fail, workers_die
@@ -122,10 +125,20 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_begun(cluster: HostClu
     cluster.hosts.add_address(cluster.USER, "10.77.0.99")
     assert "refuses the host name of http://10.77.0.99:5000" in refusal("--tracking", "http://10.77.0.99:5000")
     cluster.hosts.kill(2)
-    cluster.start_worker(2, before="mount -t tmpfs -o ro none /dev/shm")
+    cluster.start_worker(2, before="mount -t tmpfs -o size=32m none /dev/shm")
     cluster.wait_for_node(2)
     try:
-        assert "host2 (10.77.0.12): shared memory cannot be written (Read-only file system)" in refusal()
+        assert "host2 (10.77.0.12): /dev/shm has 32 MiB free; give it more" in refusal()
         assert run.finished() == {}
     finally:
         run.kill_host(2)
+
+
+def test_a_machine_without_shared_memory_is_told_so(cluster: HostCluster, folder: Path) -> None:
+    words = [sys.executable, "-m", "pipeline", "run", str(folder / "grid.yaml"), "--store", str(folder / "store")]
+    command = cluster.hosts.command(cluster.USER, *words, before="mount -t tmpfs -o ro none /dev/shm")
+    env = {**cluster.user_env, "PYTHONPATH": str(folder)}
+    called = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert called.returncode == 2, called.stderr
+    assert "error: this machine: shared memory cannot be written (Read-only file system)" in called.stderr
+    assert list(open_store(str(folder / "store")).keys()) == []

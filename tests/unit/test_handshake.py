@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.grid.handshake import Reply, disagreements, require_tracking, tracking_refusal
+from pipeline.grid.handshake import (
+    Reply,
+    disagreements,
+    require_shared_memory,
+    require_tracking,
+    tracking_refusal,
+)
 from pipeline.grid.host_facts import answer, code_fingerprint, folder_facts, host_facts, num_visible_gpus
 from tests.bad_inputs import answering
 from tests.mlflow_server import MlflowServer
@@ -150,3 +156,11 @@ def test_a_tracking_server_that_is_away_costs_no_work() -> None:
     assert tracking_refusal("http://127.0.0.1:9") is None
     assert tracking_refusal(None) is None
     assert tracking_refusal("sqlite:///x.db") is None
+
+
+def test_shared_memory_that_cannot_be_written_stops_a_ray_of_our_own(tmp_path: Path) -> None:
+    require_shared_memory(str(tmp_path))
+    require_shared_memory(str(tmp_path / "a system without it"))
+    closed = Path("/proc/self")  # nobody makes files there, not even root
+    with pytest.raises(ConfigError, match=r"^this machine: shared memory cannot be written \(.+\); mount an emptyDir"):
+        require_shared_memory(str(closed))
