@@ -28,6 +28,7 @@ from pipeline.report.gud_style import (
     quiet_ticks,
     styled,
     text_width,
+    wrapped,
 )
 
 COLOUR_MAP = "viridis_r"
@@ -36,7 +37,8 @@ LOG_RATIO = 20.0
 """Values that spread by more are shown on a logarithmic scale."""
 MAX_COLUMNS = 4
 _WIDTH, _HEIGHT, _LEFT, _RIGHT = 270, 240, 62, 14
-_ABOVE, _BETWEEN, _BELOW = 26, 74, 52
+_BETWEEN, _BELOW = 74, 52
+_LABEL, _LABEL_LINE = 9.5, 13
 _LEGEND_LINE, _BAR = 24, 96
 _RING = "#d1185c"
 
@@ -134,7 +136,10 @@ def softness_maps(panels: Sequence[MapPanel], *, label: str, unit: str = "", tit
     """
     columns = min(len(panels), MAX_COLUMNS)
     rows = -(-len(panels) // columns)
-    pitch_x, pitch_y = _LEFT + _WIDTH + _RIGHT, _ABOVE + 2 * _HEIGHT + _BETWEEN + _BELOW
+    pitch_x = _LEFT + _WIDTH + _RIGHT
+    labels = [wrapped(panel.label, pitch_x - 2 * _RIGHT, 1.2 * _LABEL) for panel in panels]
+    above = 13 + _LABEL_LINE * max(len(lines) for lines in labels)
+    pitch_y = above + 2 * _HEIGHT + _BETWEEN + _BELOW
     width = max(MARGIN + columns * pitch_x + _BAR, text_width(title, 12, bold=True) + 2 * MARGIN)
     marks = _marks(panels)
     entries = [(text_width(str(mark.get_label()), 8.5) + 50) for mark in marks]
@@ -143,8 +148,9 @@ def softness_maps(panels: Sequence[MapPanel], *, label: str, unit: str = "", tit
     canvas = Canvas(width, rows * pitch_y + legend_height + 10, title=title, caption=caption)
     norm, is_cut = _norm(panels)
     for index, panel in enumerate(panels):
-        x, y = MARGIN + index % columns * pitch_x + _LEFT, index // columns * pitch_y + _ABOVE
-        canvas.write(x + _WIDTH / 2, y - 14, panel.label, size=9.5, align="center", bold=True)
+        x, y = MARGIN + index % columns * pitch_x + _LEFT, index // columns * pitch_y + above
+        for number, line in enumerate(reversed(labels[index])):
+            canvas.write(x + _WIDTH / 2, y - 14 - number * _LABEL_LINE, line, size=_LABEL, align="center", bold=True)
         whole = canvas.axes(x, y, _WIDTH, _HEIGHT)
         _draw(whole, panel, panel.coarse, norm)
         zoom = panel.zoom()
@@ -159,7 +165,7 @@ def softness_maps(panels: Sequence[MapPanel], *, label: str, unit: str = "", tit
         kind = "finer points" if panel.fine is not None else "the box"
         note = f"{kind}: above the lowest, in 1e{round(np.log10(step))} {unit}".rstrip()
         canvas.write(x + _WIDTH / 2, y + _HEIGHT + _BETWEEN - 11, note, size=8, align="center", color=MUTED)
-    bar = canvas.axes(MARGIN + columns * pitch_x + 12, _ABOVE, 16, 2 * _HEIGHT + _BETWEEN)
+    bar = canvas.axes(MARGIN + columns * pitch_x + 12, above, 16, 2 * _HEIGHT + _BETWEEN)
     scale = canvas.figure.colorbar(ScalarMappable(norm, COLOUR_MAP), cax=bar, extend="max" if is_cut else "neither")
     scale.set_label(label, color=INK, fontproperties=font_of(9))
     scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
