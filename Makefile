@@ -21,7 +21,8 @@ quickstart: $(STAMP)  ## digits, twelve rows, all stages, a table and an MLflow 
 	$(BIN)/python -m pipeline run grids/quickstart.yaml
 
 test: $(STAMP)  ## every test, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP) check-infra  ## format, lint, types, import direction, fast tests
 	$(BIN)/ruff format --check .
