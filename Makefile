@@ -8,7 +8,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pipeline/__init__.py)
 COMMIT = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD || echo -modified)
 RAY_SCHEMA = .venv/lib/python3*/site-packages/ray/autoscaler/ray-schema.json
 
-.PHONY: quickstart test check check-infra bench docs image lock environment clean
+.PHONY: quickstart test test-hosts check check-infra bench docs image lock environment clean
 
 environment: $(STAMP)
 
@@ -20,9 +20,12 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 quickstart: $(STAMP)  ## digits, twelve rows, all stages, a table and an MLflow link
 	$(BIN)/python -m pipeline run grids/quickstart.yaml
 
-test: $(STAMP)  ## every test, the slow ones too
+test: $(STAMP)  ## every test, the slow ones too, but those of test-hosts
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not hosts"
+
+test-hosts: $(STAMP)  ## hosts that are killed and cut off: ten minutes, needs root and iproute2
+	$(BIN)/python -m pytest -m hosts
 
 check: $(STAMP) check-infra  ## format, lint, types, import direction, fast tests
 	$(BIN)/ruff format --check .

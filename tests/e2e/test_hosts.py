@@ -22,6 +22,7 @@ from tests.tune_cases import tuned_file
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.hosts,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not may_build_hosts(), reason="hosts are made of network namespaces: needs root and iproute2"),
 ]
