@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,17 +154,19 @@ def run_grid(
         DataError, ConfigError: a feature net cannot be loaded.
     """
 
+    ends = ExitStack()
+
     def make_executor() -> Executor:
         prepare_environment(request.address)
         from pipeline.grid.ray import RayExecutor, start_ray  # only here: it takes seconds, and reads the environment
 
-        scratch = scratch_folder()
+        scratch = ends.enter_context(scratch_folder())
         greet = greeting(request)
         start_ray(request.address, request.max_units)
         greet(store)
         return RayExecutor(store, grid=plan.grid.name, scratch=scratch, max_units=request.max_units)
 
-    with grid_lease(store, plan):
+    with grid_lease(store, plan), ends:
         check_nets(plan.grid.evaluate, lambda: plan.missing(store).values())
         tracker = tracker_for(plan, store, request.tracking_uri())
         shown = False
@@ -198,8 +200,8 @@ def greeting(request: Request) -> Callable[[Store], None]:
     return partial(require_agreement, host_facts(), single_driver=request.single_driver)
 
 
-def scratch_folder() -> str:
-    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH, else in the temporary folder.
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where Ray Train keeps what may be lost: below PIPELINE_SCRATCH, else in the temporary folder; gone at the end.
 
     Raises:
         ConfigError: PIPELINE_SCRATCH is no folder.
@@ -207,7 +209,7 @@ def scratch_folder() -> str:
     given = os.environ.get("PIPELINE_SCRATCH")
     if given and not Path(given).is_dir():
         raise ConfigError(f"PIPELINE_SCRATCH: {given} is no folder; make it or unset the variable")
-    return str(Path(tempfile.mkdtemp(prefix="pipeline-train-", dir=given or None)))
+    return tempfile.TemporaryDirectory(prefix="pipeline-train-", dir=given or None, ignore_cleanup_errors=True)
 
 
 @contextmanager

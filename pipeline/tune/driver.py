@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,7 @@ class Tuning:
     _stopped: str | None = None
     _interrupted: bool = False
     _cluster: "KeptExecutor | None" = None
+    _ends: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         assert self.grid.tune is not None
@@ -256,12 +258,13 @@ class Tuning:
             from pipeline.tune.cluster import start_cluster  # only here: it takes seconds, and reads the environment
 
             greet = greeting(self.request)
+            scratch = self._ends.enter_context(scratch_folder())
             self._cluster = start_cluster(
                 self.request.address,
                 self.request.max_units,
                 store=self.store,
                 grid=self.grid.name,
-                scratch=scratch_folder(),
+                scratch=scratch,
             )
             greet(self.store)
         return self._cluster
@@ -276,9 +279,10 @@ class Tuning:
         return Slots(min(units, self.tune.max_concurrent or units), self._cluster.has_gpus)
 
     def close(self) -> None:
-        """Leave Ray, if it was started."""
-        if self._cluster is not None:
-            self._cluster.shutdown()
+        """Leave Ray, if it was started, and clear its scratch."""
+        with self._ends:
+            if self._cluster is not None:
+                self._cluster.shutdown()
 
     def report(self, shown: Plan, seconds: float) -> TuneReport:
         """What the command did."""

@@ -16,8 +16,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, s
     """Grid file, store and output of one undisturbed run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     grid = tiny_grid(folder)
-    finished = run("run", str(grid), "--store", str(folder / "store"), "--tracking", "none")
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    options = ("--store", str(folder / "store"), "--tracking", "none")
+    finished = run("run", str(grid), *options, PIPELINE_SCRATCH=str(scratch))
     assert finished.code == 0, finished.output
+    assert not list(scratch.iterdir())
     return grid, folder / "store", finished.output
 
 

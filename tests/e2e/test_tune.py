@@ -18,8 +18,9 @@ def tune(grid: Path, store: Path, **extra: str) -> Finished:
 
 def test_every_point_is_a_trial_and_the_second_command_starts_nothing(tmp_path: Path) -> None:
     grid, store = tuned_file(tmp_path, tune={"mode": "exhaustive"}), tmp_path / "store"
-    first = tune(grid, store)
+    first = tune(grid, store, PIPELINE_SCRATCH=str(tmp_path))
     assert first.code == 0, first.output
+    assert not list(tmp_path.glob("pipeline-train-*"))
     assert "trials executed: trials 5 of 5 points" in first.output
     assert "trainings 2; evaluations: 360 images drawn, ELBO of 80, NLL of 100 images" in first.output
     status = run("status", str(grid), "--store", str(store)).output

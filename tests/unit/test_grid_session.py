@@ -19,7 +19,9 @@ def test_a_scratch_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"PIPELINE_SCRATCH: .*nowhere is no folder"):
         scratch_folder()
     monkeypatch.setenv("PIPELINE_SCRATCH", str(tmp_path))
-    assert Path(scratch_folder()).parent == tmp_path
+    with scratch_folder() as scratch:
+        assert Path(scratch).parent == tmp_path
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_note_names_models_before_control_rows_and_rows_know_their_cost(tmp_path: Path) -> None:
