@@ -7,7 +7,7 @@ server, MLflow and the user, who calls `pipeline submit`. Trainings have two wor
 worker host is killed in training and the other one in sampling. Second store: a worker host is cut off in training
 until the cluster gives it up, and heals; the head is killed in sampling, everything is started anew and the grid
 submitted again. Both stores have to equal, by the sha256 of every file, one that this machine fills alone without a
-disturbance.
+disturbance, with two workers as well: a grid of one chunk per batch has other last bits with one.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     """Fill a store undisturbed, then one per story, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", nargs="?", default=str(ROOT / "grids" / "quickstart.yaml"))
-    parser.add_argument("--undisturbed", help="a store that has the grid's results already, made on this machine alone")
+    parser.add_argument("--undisturbed", help="a store with results of the grid by two workers of this machine alone")
     parser.add_argument("--keep", help="folder for the outputs of `submit`")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
@@ -41,7 +41,7 @@ def main() -> None:
     grid.write_text(yaml.safe_dump(two_workers.model_copy(update={"base": None}).model_dump(mode="json")))
     undisturbed = arguments.undisturbed or str(folder / "undisturbed")
     log = Log(lambda line: print(line, flush=True))
-    alone = run("run", arguments.grid, "--store", undisturbed, "--tracking", "none", timeout_s=7200)
+    alone = run("run", str(grid), "--store", undisturbed, "--tracking", "none", timeout_s=7200)
     assert alone.code == 0, alone.output
     log.tell("this machine alone is done")
 
