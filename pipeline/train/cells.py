@@ -12,6 +12,7 @@ import torch
 
 from pipeline.store import Artifact, Key, Store
 from pipeline.train.group import Group, GroupBroken
+from pipeline.train.heartbeat import OnStuck
 from pipeline.train.outcome import WORKER_LOST, Failure, Stopped
 from pipeline.train.progress import Progress
 from pipeline.train.spec import TrainTask
@@ -40,6 +41,7 @@ def train_cells(
     device: torch.device,
     board: StatusBoard | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_stuck: OnStuck | None = None,
 ) -> dict[Key, Failure]:
     """Train each cell that is not in the store yet; every worker of `group` calls it with equal cells.
 
@@ -50,6 +52,7 @@ def train_cells(
         device: of this worker.
         board: where rank 0 tells about progress, and remembers failures over a restart of the group.
         should_stop: true on one worker ends the group after the running step.
+        on_stuck: called in a thread when a training stands still, see `Heartbeat`.
 
     Returns:
         What went wrong, by key; cells that are done are absent. The same on every worker.
@@ -60,7 +63,7 @@ def train_cells(
     """
     failures: dict[Key, Failure] = {}
     for cell in cells:
-        failure = _GroupCell(cell, store, group, board if group.is_first else None).run(device, should_stop)
+        failure = _GroupCell(cell, store, group, board if group.is_first else None).run(device, should_stop, on_stuck)
         if failure is not None:
             failures[cell.key] = failure
     return failures
@@ -75,7 +78,7 @@ class _GroupCell:
         self.fields: dict[str, Any] = {"label": cell.label, "steps": cell.task.train.steps}
         self.fields |= {"host": socket.gethostname(), "pid": os.getpid(), "workers": group.size}
 
-    def run(self, device: torch.device, should_stop: Callable[[], bool]) -> Failure | None:
+    def run(self, device: torch.device, should_stop: Callable[[], bool], on_stuck: OnStuck | None) -> Failure | None:
         """Train and commit, or say what is wrong."""
         is_done, failure = self._decision()
         if is_done:
@@ -97,13 +100,17 @@ class _GroupCell:
             failure = Failure.of(error)
         failure = self._agreed(failure)
         if failure is None:
-            failure = self._agreed(self._trained(inputs, device, should_stop))
+            failure = self._agreed(self._trained(inputs, device, should_stop, on_stuck))
         if self.group.is_first:
             self._tell({"state": "done"} if failure is None else {"state": "failed", "failure": asdict(failure)})
         return failure
 
     def _trained(
-        self, inputs: Mapping[str, Artifact], device: torch.device, should_stop: Callable[[], bool]
+        self,
+        inputs: Mapping[str, Artifact],
+        device: torch.device,
+        should_stop: Callable[[], bool],
+        on_stuck: OnStuck | None,
     ) -> Failure | None:
         """Train on all workers, commit on the first."""
         is_first = self.group.is_first
@@ -116,6 +123,7 @@ class _GroupCell:
                 state=self.state if is_first else None,
                 report=self._report if is_first else None,
                 should_stop=should_stop,
+                on_stuck=on_stuck,
             )
             if is_first:
                 self._commit(trained)

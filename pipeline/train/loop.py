@@ -17,6 +17,7 @@ from pipeline.networks.dropout import KeyedDropout, dropout_masks
 from pipeline.train.data import TrainingData
 from pipeline.train.gradient import FAILED, LOSS, METRICS, STOP, FlatGradient, num_chunks, owned_chunks
 from pipeline.train.group import Group, solo
+from pipeline.train.heartbeat import Heartbeat, OnStuck
 from pipeline.train.outcome import Diverged, Stopped, raise_together
 from pipeline.train.progress import Pace, Report
 from pipeline.train.readback import Readback
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _YOUNG = 0.2  # share of the checkpoint interval; a checkpoint younger than that will do when we are asked to stop
 _MAX_SAVING_SHARE = 0.02  # of the time
+_WAIT_FOR_SAVING_S = 660.0  # rank 0 may wait 10 minutes for the store, and the others for rank 0
 
 
 def train_cell(
@@ -40,6 +42,7 @@ def train_cell(
     state_store: StateStore | None = None,
     report: Report | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_stuck: OnStuck | None = None,
 ) -> CellState:
     """Train `system` to `spec.steps`, continuing from the newest state in `state_store`.
 
@@ -56,6 +59,7 @@ def train_cell(
         state_store: where states are kept; None keeps none. Only rank 0 uses it.
         report: called on rank 0, at most every `spec.log_every_s` seconds and at the end.
         should_stop: asked at every step; true on one worker stops all.
+        on_stuck: called in a thread when no step ends for `spec.stuck_after_s` and 10 median steps.
 
     Raises:
         Diverged: too many non-finite steps in a row; the last good state is saved.
@@ -67,7 +71,18 @@ def train_cell(
     cell: _Cell | None = None
     error: Exception | None = None
     try:
-        cell = _Cell(system, spec, seed=seed, data=data, device=device, group=group, state_store=state_store)
+        patience_s = spec.stuck_after_s + (0.0 if group.is_first else _WAIT_FOR_SAVING_S)
+        heartbeat = Heartbeat(patience_s, on_stuck)
+        cell = _Cell(
+            system,
+            spec,
+            seed=seed,
+            data=data,
+            device=device,
+            group=group,
+            state_store=state_store,
+            heartbeat=heartbeat,
+        )
     except Exception as failure:  # too large for one worker's device, say
         error = failure
     raise_together(error, group)
@@ -104,8 +119,10 @@ class _Cell:
         device: torch.device,
         group: Group,
         state_store: StateStore | None,
+        heartbeat: Heartbeat,
     ) -> None:
         self.spec, self.data, self.device, self.group, self.store = spec, data, device, group, state_store
+        self.heartbeat = heartbeat
         self.stream = NoiseStream(seed)
         self.bounds = owned_chunks(spec.batch, spec.chunks, group)
         self.state = new_state(system, spec, device)
@@ -135,14 +152,16 @@ class _Cell:
         if state.skips_in_row > spec.max_skips:
             self._raise_diverged()
         pace = Pace(report, every_s=spec.log_every_s, batch=spec.batch, first_step=state.step)
-        for step in range(state.step, spec.steps):
-            self._one_step(step, should_stop())
-            if self.is_stop_agreed:
-                self._stop()
-            if self._is_checkpoint_due(step + 1):
-                self._save()
-            pace.step_done(step + 1, spec.steps, lr=spec.lr_at(step), num_skipped=state.num_skipped, **self.seen)
-        self._settle()
+        with self.heartbeat.watching():
+            for step in range(state.step, spec.steps):
+                self._one_step(step, should_stop())
+                if self.is_stop_agreed:
+                    self._stop()
+                if self._is_checkpoint_due(step + 1):
+                    self._save()
+                pace.step_done(step + 1, spec.steps, lr=spec.lr_at(step), num_skipped=state.num_skipped, **self.seen)
+                self.heartbeat.step_done()
+            self._settle()
 
     def _one_step(self, step: int, stop: bool) -> None:
         if self.state.objective.uses_average:
@@ -250,7 +269,8 @@ class _Cell:
             return
         start = time.monotonic()
         try:
-            save_state(self.state, self.store)
+            with self.heartbeat.paused():
+                save_state(self.state, self.store)
         except Exception as error:  # the others are already waiting in the next step
             log.warning("event=state_not_saved step=%d error=%r", self.state.step, error)
         self.saved_step, self.saved_at = self.state.step, time.monotonic()

@@ -1,6 +1,8 @@
 """Worker groups of Ray Train: one group trains many cells, so that its start-up is paid once."""
 
+import faulthandler
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -149,11 +151,18 @@ def _train_group(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     documents = store.documents(f"grids/{config['grid']}") if group.is_first else None
     board = StatusBoard(documents, config["run"])
     try:
-        failures = train_cells(cells, store, group=group, device=device, board=board)
+        failures = train_cells(cells, store, group=group, device=device, board=board, on_stuck=_end_process)
     finally:
         board.close()
     log.info("event=group_done host=%s rank=%d failures=%d", socket.gethostname(), group.rank, len(failures))
     return {str(key): asdict(failure) for key, failure in failures.items()}
+
+
+def _end_process(reason: str) -> None:
+    """A worker that stands still dies, so that Ray starts its group again from the last checkpoint."""
+    log.error("event=stuck host=%s pid=%d reason=%r", socket.gethostname(), os.getpid(), reason)
+    faulthandler.dump_traceback()  # of all threads: where it hangs
+    os._exit(1)
 
 
 def _lost(keys: Sequence[Key], error: Exception, *, store: Store, grid: str, run: str) -> dict[Key, Failure]:

@@ -51,6 +51,7 @@ class TrainSpec(Spec):
     log_every_s: PositiveFloat = runtime(1.0)
     checkpoint_interval_s: PositiveFloat = runtime(30.0)  # longer where saving would take over 2 % of the time
     checkpoint_steps: PositiveInt | None = runtime(None)
+    stuck_after_s: PositiveFloat = runtime(120.0)  # longer steps, if 10 x the median too, restart the workers
     data_memory_bytes: PositiveInt = runtime(8 * 2**30)
 
     @model_validator(mode="after")

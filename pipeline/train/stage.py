@@ -17,6 +17,7 @@ from pipeline.diffusion.randomness import NoiseStream
 from pipeline.store import Artifact
 from pipeline.train.data import TrainingData, open_data
 from pipeline.train.group import Group, solo
+from pipeline.train.heartbeat import OnStuck
 from pipeline.train.loop import train_cell
 from pipeline.train.outcome import raise_together
 from pipeline.train.progress import Progress, Report
@@ -80,6 +81,7 @@ def train(
     state: StateStore | None = None,
     report: Report | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_stuck: OnStuck | None = None,
 ) -> CellState:
     """Build the system, open the data and run the loop; every worker of `group` calls it."""
     torch.set_num_threads(spec.train.num_threads)
@@ -106,6 +108,7 @@ def train(
         state_store=state,
         report=report,
         should_stop=should_stop,
+        on_stuck=on_stuck,
     )
 
 
