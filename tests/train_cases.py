@@ -86,6 +86,7 @@ class FaultyData:
 
     def __init__(self, inner: TrainingData, at: Sequence[int], act: Callable[[Batch], Batch]) -> None:
         self.inner, self.at, self.act = inner, at, act
+        self.asks_store = inner.asks_store
 
     def batch(self, draws: Draws) -> Batch:
         batch = self.inner.batch(draws)

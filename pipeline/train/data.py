@@ -28,7 +28,13 @@ _SPLIT = "train"
 
 
 class TrainingData(Protocol):
-    """What the loop needs of a data set."""
+    """What the loop needs of a data set.
+
+    Attributes:
+        asks_store: whether a batch may have to wait for the store.
+    """
+
+    asks_store: bool
 
     def batch(self, draws: Draws) -> Batch:
         """The samples at the positions and step of `draws`, on its device, augmented."""
@@ -37,6 +43,8 @@ class TrainingData(Protocol):
 
 class ResidentData:
     """All samples in memory, as stored (uint8 levels or float32 points)."""
+
+    asks_store = False
 
     def __init__(
         self,
@@ -74,6 +82,8 @@ class ResidentData:
 
 class StreamedData:
     """Samples read from shards window by window, for data that do not fit `data_memory_bytes`."""
+
+    asks_store = True
 
     def __init__(self, batches: StreamedBatches, *, spec: TrainSpec, device: torch.device) -> None:
         self._batches, self._spec, self._device = batches, spec, device

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _YOUNG = 0.2  # share of the checkpoint interval; a checkpoint younger than that will do when we are asked to stop
 _MAX_SAVING_SHARE = 0.02  # of the time
-_WAIT_FOR_SAVING_S = 660.0  # rank 0 may wait 10 minutes for the store, and the others for rank 0
+_STORE_PATIENCE_S = 660.0  # an operation of the store may take 10 minutes, and all wait for the worker that asks
 
 
 def train_cell(
@@ -71,8 +71,8 @@ def train_cell(
     cell: _Cell | None = None
     error: Exception | None = None
     try:
-        patience_s = spec.stuck_after_s + (0.0 if group.is_first else _WAIT_FOR_SAVING_S)
-        heartbeat = Heartbeat(patience_s, on_stuck)
+        waits_for_store = data.asks_store or not group.is_first  # rank 0 saves, and is not watched meanwhile
+        heartbeat = Heartbeat(spec.stuck_after_s + (_STORE_PATIENCE_S if waits_for_store else 0.0), on_stuck)
         cell = _Cell(
             system,
             spec,

@@ -1,6 +1,7 @@
 """The training loop in one process: skipping, resuming, averages, curve."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.objectives.base import Batch, Draws
+from pipeline.train.data import TrainingData
 from pipeline.train.outcome import Diverged, Failure, Stopped
 from pipeline.train.progress import Progress
 from pipeline.train.state import CellState
@@ -131,6 +133,8 @@ class TestResuming:
 
     def test_repeats_no_step_before_the_state(self) -> None:
         class Counting:
+            asks_store = False
+
             def __init__(self, inner: object) -> None:
                 self.inner, self.steps = inner, []
 
@@ -227,3 +231,30 @@ def test_a_store_that_refuses_costs_the_checkpoint_and_not_the_training(caplog: 
     state = trained(spec(checkpoint_steps=5), state_store=Full())
     assert are_equal(weights(state), weights(trained(spec())))
     assert "no space left" in caplog.text
+
+
+class TestStandingStill:
+    @staticmethod
+    def said(*, asks_store: bool) -> list[str]:
+        """What is said of a batch that takes 1.5 s where steps may take 10 ms."""
+
+        def slow(batch: Batch) -> Batch:
+            time.sleep(1.5)
+            return batch
+
+        told: list[str] = []
+
+        def with_data(inner: TrainingData) -> FaultyData:
+            faulty = FaultyData(inner, [3], slow)
+            faulty.asks_store = asks_store
+            return faulty
+
+        trained(spec(steps=5, stuck_after_s=0.01), with_data=with_data, on_stuck=told.append)
+        return told
+
+    def test_is_told(self) -> None:
+        (told,) = self.said(asks_store=False)
+        assert told.startswith("no step has ended for")
+
+    def test_data_may_wait_for_the_store(self) -> None:
+        assert self.said(asks_store=True) == []
