@@ -15,7 +15,7 @@ from pipeline.config import ConfigError, closest
 from pipeline.grid.cost import estimate
 from pipeline.grid.plan import Plan
 from pipeline.grid.run import RunReport
-from pipeline.grid.status import grid_documents, summary_line, training_reports
+from pipeline.grid.status import grid_documents, lease_name, summary_line, training_reports
 from pipeline.grid.tables import grid_table
 from pipeline.grid.tasks import STAGES, Task
 from pipeline.grid.trials import trial_lines
@@ -110,21 +110,25 @@ def table_text(plan: Plan, store: Store, form: str, *, each_seed: bool = False) 
 
 
 def status_lines(plan: Plan, store: Store) -> Iterator[str]:
-    """Progress per stage as the driver last wrote it, running trainings, failures, and the rows that are ready."""
+    """Whether a driver is at work, progress per stage as it last wrote it, unfinished trainings, failures, rows."""
     documents = grid_documents(store, plan.grid.name)
     content = documents.get("status.json")
+    driver = store.lease_owner(lease_name(plan.grid.name))
     done = sum(store.find(cell.key) is not None for cell in plan.cells)
-    yield f"grid {plan.grid.name}: {done} of {len(plan.cells)} rows finished"
+    at_work = "no driver is at work" if driver is None else f"driver {driver} is at work"
+    yield f"grid {plan.grid.name}: {done} of {len(plan.cells)} rows finished; {at_work}"
     if content is not None:
         snapshot = json.loads(content)
-        yield "last run " + summary_line(snapshot)
+        yield f"{'last' if driver is None else 'this'} run {summary_line(snapshot, is_over=driver is None)}"
         yield from (f"  failed: {entry['task']}: {entry['reason']}" for entry in snapshot["failures"])
-        yield from (f"  running: {label}" for label in snapshot["running"])
-    yield from trial_lines(store, plan.grid.name)
+        if driver is not None:
+            yield from (f"  running: {label}" for label in snapshot["running"])
+    yield from trial_lines(store, plan.grid.name, is_over=driver is None)
     trainings = {task.key: task for task in plan.trainings if store.find(task.key) is None}
     for key, entry in training_reports(store, plan.grid.name, trainings).items():
         step, steps, rate = entry.get("step", 0), entry.get("steps", 1), entry.get("images_per_s") or 0.0
-        yield f"  {trainings[key].label}: step {step}/{steps}, {rate:,.0f} images/s"
+        pace = "stopped" if driver is None else f"{rate:,.0f} images/s"
+        yield f"  {trainings[key].label}: step {step}/{steps}, {pace}"
     link = experiment_link(documents)
     if link:
         yield f"MLflow: {link}"

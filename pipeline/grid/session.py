@@ -30,7 +30,7 @@ from pipeline.grid.records import (
 from pipeline.grid.run import Executor, RunReport, run_plan
 from pipeline.grid.rungs import session_plan
 from pipeline.grid.spec import GridSpec, load_grid
-from pipeline.grid.status import grid_documents
+from pipeline.grid.status import grid_documents, lease_name
 from pipeline.grid.tasks import Task, execute
 from pipeline.grid.why import find_cell
 from pipeline.store import Key, LeaseHeld, Store, open_store, preflight
@@ -219,7 +219,7 @@ def grid_lease(store: Store, plan: Plan) -> Iterator[None]:
     deadline = time.monotonic() + 2 * LEASE_TTL_S
     while True:
         try:
-            with store.lease(f"grids/{plan.grid.name}", owner=owner, ttl_s=LEASE_TTL_S):
+            with store.lease(lease_name(plan.grid.name), owner=owner, ttl_s=LEASE_TTL_S):
                 yield
             return
         except LeaseHeld as held:

@@ -18,6 +18,11 @@ def grid_documents(store: Store, grid: str) -> Documents:
     return store.documents(f"grids/{grid}")
 
 
+def lease_name(grid: str) -> str:
+    """The lease that a driver of this grid holds."""
+    return f"grids/{grid}"
+
+
 @dataclass
 class StatusWriter:
     """Counts, rates and remaining time per stage, written at most every `WRITE_EVERY_S` seconds."""
@@ -103,8 +108,8 @@ def training_reports(store: Store, grid: str, keys: Iterable[Key]) -> dict[Key, 
     return {key: report for key, report in reports.items() if report is not None}
 
 
-def summary_line(snapshot: dict[str, Any]) -> str:
-    """One line: done/total per stage, rates, and the time that is left."""
+def summary_line(snapshot: dict[str, Any], *, is_over: bool = False) -> str:
+    """One line: done/total per stage, rates, and the time that is left unless the run is over."""
     parts: list[str] = []
     for stage, entry in snapshot["stages"].items():
         part = f"{stage} {entry.get('done', 0)}/{entry['total']}"
@@ -114,5 +119,5 @@ def summary_line(snapshot: dict[str, Any]) -> str:
             part += f" ({entry['failed']} failed)"
         parts.append(part)
     left = max((entry.get("remaining_s", 0.0) for entry in snapshot["stages"].values()), default=0.0)
-    tail = f" | about {left:.0f} s for the running stages" if left >= 1 else ""
+    tail = f" | about {left:.0f} s for the running stages" if left >= 1 and not is_over else ""
     return f"[{snapshot['elapsed_s']:6.0f} s] " + ", ".join(parts) + tail

@@ -116,17 +116,22 @@ def _decoded(content: bytes) -> TrialRecord:
     return TrialRecord(**tree)
 
 
-def trial_lines(store: Store, grid: str) -> Iterator[str]:
-    """Per rung how many trials are in which state, then how far the running ones are."""
+def trial_lines(store: Store, grid: str, *, is_over: bool) -> Iterator[str]:
+    """Per rung how many trials are in which state, then how far the unfinished ones are.
+
+    Args:
+        is_over: no driver is at work: what its trials last called running is interrupted.
+    """
     rungs: dict[int, list[TrialRecord]] = {}
     for record in TrialLog(store, grid).all():
         rungs.setdefault(record.rung, []).append(record)
+    words: dict[State, str] = {"done": "done", "running": "interrupted" if is_over else "running", "failed": "failed"}
     for rung, records in sorted(rungs.items()):
-        counts = {state: sum(record.state == state for record in records) for state in ("done", "running", "failed")}
-        yield f"trials of rung {rung}: {', '.join(f'{count} {state}' for state, count in counts.items())}"
+        counts = [f"{sum(record.state == state for record in records)} {word}" for state, word in words.items()]
+        yield f"trials of rung {rung}: {', '.join(counts)}"
         for record in records:
             if record.state == "running":
                 done, total = record.tasks
-                yield f"  running: {record.point}: {done} of {total} tasks"
+                yield f"  {words['running']}: {record.point}: {done} of {total} tasks"
             if record.state == "failed":
                 yield f"  failed: {record.point}: {record.reason}"

@@ -14,7 +14,7 @@ from pipeline.store.cache import Cache
 from pipeline.store.documents import Documents
 from pipeline.store.errors import ArtifactDamaged, StoreError
 from pipeline.store.layout import ARTIFACTS, key_of, lease_key, manifest_key
-from pipeline.store.lease import Lease, held
+from pipeline.store.lease import Lease, held, holder
 from pipeline.store.local import LocalBackend
 from pipeline.store.manifest import Manifest
 from pipeline.store.names import Key, checked_name, checked_path
@@ -89,6 +89,15 @@ class Store:
         """
         name = key if isinstance(key, Key) else checked_path(key)
         return held(Lease(self.objects, lease_key(name), owner=owner, ttl_s=ttl_s))
+
+    def lease_owner(self, key: Key | str) -> str | None:
+        """Who holds this lease now; None if nobody does. One who died without giving it back holds it for its ttl."""
+        name = key if isinstance(key, Key) else checked_path(key)
+        found = self.objects.get(lease_key(name))
+        if found is None:
+            return None
+        owner, _, is_held = holder(self.objects, found)
+        return owner if is_held else None
 
     def documents(self, prefix: str) -> Documents:
         """Small mutable documents below grids/<name>."""

@@ -25,7 +25,7 @@ def test_every_point_is_a_trial_and_the_second_command_starts_nothing(tmp_path: 
     assert "trainings 2; evaluations: 360 images drawn, ELBO of 80, NLL of 100 images" in first.output
     status = run("status", str(grid), "--store", str(store)).output
     assert "9 of 9 rows finished" in status
-    assert "trials of rung 1: 5 done, 0 running, 0 failed" in status
+    assert "trials of rung 1: 5 done, 0 interrupted, 0 failed" in status
 
     before = contents(str(store))
     second = tune(grid, store, RAY_ADDRESS="127.0.0.1:1")  # a cluster that cannot be joined: nothing may try

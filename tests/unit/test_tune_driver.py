@@ -55,8 +55,8 @@ def test_only_promoted_points_reach_the_second_rung_and_a_repetition_does_nothin
 
     status = command("status", *staged).out
     assert "7 of 7 rows finished" in status
-    assert "trials of rung 1: 5 done, 0 running, 0 failed" in status
-    assert "trials of rung 2: 2 done, 0 running, 0 failed" in status
+    assert "trials of rung 1: 5 done, 0 interrupted, 0 failed" in status
+    assert "trials of rung 2: 2 done, 0 interrupted, 0 failed" in status
     assert "would delete (--delete does it): 0 items" in command("gc", *staged[1:3], "--older-than-days", "0").out
 
 
@@ -89,7 +89,7 @@ def test_a_failing_point_does_not_stop_the_others_and_is_tried_once_more(
     assert "failed: trial gud/a=0.8 (trials): RuntimeError: no memory left" in called.out
     assert "trials executed: trials 4 of 5 points" in called.out
     status = command("status", *quick).out
-    assert "4 done, 0 running, 1 failed" in status
+    assert "4 done, 0 interrupted, 1 failed" in status
     assert "  failed: gud/a=0.8: RuntimeError: no memory left" in status
 
     monkeypatch.setattr(likelihood, "run", original)
