@@ -119,9 +119,10 @@ def status_lines(plan: Plan, store: Store) -> Iterator[str]:
     yield f"grid {plan.grid.name}: {done} of {len(plan.cells)} rows finished; {at_work}"
     if content is not None:
         snapshot = json.loads(content)
-        yield f"{'last' if driver is None else 'this'} run {summary_line(snapshot, is_over=driver is None)}"
+        is_over = driver is None or snapshot.get("driver") != driver  # a driver that starts has written nothing yet
+        yield f"{'last' if is_over else 'this'} run {summary_line(snapshot, is_over=is_over)}"
         yield from (f"  failed: {entry['task']}: {entry['reason']}" for entry in snapshot["failures"])
-        if driver is not None:
+        if not is_over:
             yield from (f"  running: {label}" for label in snapshot["running"])
     yield from trial_lines(store, plan.grid.name, is_over=driver is None)
     trainings = {task.key: task for task in plan.trainings if store.find(task.key) is None}

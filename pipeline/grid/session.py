@@ -30,7 +30,7 @@ from pipeline.grid.records import (
 from pipeline.grid.run import Executor, RunReport, run_plan
 from pipeline.grid.rungs import session_plan
 from pipeline.grid.spec import GridSpec, load_grid
-from pipeline.grid.status import grid_documents, lease_name
+from pipeline.grid.status import driver_name, grid_documents, lease_name
 from pipeline.grid.tasks import Task, execute
 from pipeline.grid.why import find_cell
 from pipeline.store import Key, LeaseHeld, Store, open_store, preflight
@@ -215,7 +215,7 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
 @contextmanager
 def grid_lease(store: Store, plan: Plan) -> Iterator[None]:
     """One driver per grid and store. The lease of a driver that died on this machine is waited for, not reported."""
-    owner = f"{socket.gethostname()}:{os.getpid()}"
+    owner = driver_name()
     deadline = time.monotonic() + 2 * LEASE_TTL_S
     while True:
         try:

@@ -1,6 +1,8 @@
 """Progress of a grid as a document of the store and as lines for people."""
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,11 @@ def grid_documents(store: Store, grid: str) -> Documents:
 def lease_name(grid: str) -> str:
     """The lease that a driver of this grid holds."""
     return f"grids/{grid}"
+
+
+def driver_name() -> str:
+    """What others are told of this driver: its host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass
@@ -62,7 +69,13 @@ class StatusWriter:
             if schedule.states[key] is State.FAILED
         ]
         running = [task.label for key, task in schedule.tasks.items() if schedule.states[key] is State.RUNNING]
-        return {"elapsed_s": round(elapsed, 1), "stages": stages, "running": running[:50], "failures": failures}
+        return {
+            "driver": driver_name(),
+            "elapsed_s": round(elapsed, 1),
+            "stages": stages,
+            "running": running[:50],
+            "failures": failures,
+        }
 
     def write(self, snapshot: dict[str, Any], *, force: bool = False) -> None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a command does around a run: scratch folder, cost of a row, order of the note."""
+"""What a command does around a run: scratch folder, cost of a row, order of the note, what status tells."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.grid.overview import status_lines
 from pipeline.grid.records import finished_rows, result_record
 from pipeline.grid.schedule import Schedule
 from pipeline.grid.session import note_rows, scratch_folder
-from pipeline.grid.status import StatusWriter, grid_documents, lease_name
+from pipeline.grid.status import StatusWriter, driver_name, grid_documents, lease_name
 from pipeline.grid.tasks import execute
 from pipeline.store import open_store
 from pipeline.train.status import status_name
@@ -61,12 +61,17 @@ def test_status_says_whether_a_driver_is_at_work(tmp_path: Path) -> None:
     report = {"key": str(training.key), "step": 3, "steps": 10, "images_per_s": 50.0}
     grid_documents(store, plan.grid.name).put(status_name(training.key), json.dumps(report).encode())
 
-    with store.lease(lease_name(plan.grid.name), owner="host:1"):
+    with store.lease(lease_name(plan.grid.name), owner=driver_name()):
         told = "\n".join(status_lines(plan, store))
-    assert "0 of 1 rows finished; driver host:1 is at work\nthis run [" in told
+    assert f"0 of 1 rows finished; driver {driver_name()} is at work\nthis run [" in told
     assert "about 60 s for the running stages" in told
     assert f"  running: {running.label}" in told
     assert f"  {training.label}: step 3/10, 50 images/s" in told
+
+    with store.lease(lease_name(plan.grid.name), owner="another:1"):
+        told = "\n".join(status_lines(plan, store))
+    assert "driver another:1 is at work\nlast run [" in told
+    assert "running" not in told
 
     told = "\n".join(status_lines(plan, store))
     assert "0 of 1 rows finished; no driver is at work\nlast run [" in told

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Key, LeaseHeld, LeaseLost, Retry, StoreUnavailable, open_store
+from pipeline.store import Key, LeaseHeld, LeaseLost, Retry, Store, StoreUnavailable, open_store
 from pipeline.store.layout import lease_key
 from pipeline.store.lease import Lease
 from pipeline.store.objects import Objects
@@ -35,6 +35,22 @@ def test_a_lease_that_was_not_renewed_is_taken_over() -> None:
     second = lease_of(backend, "second")
     second.acquire()
     assert second.is_held
+
+
+def test_the_owner_is_known_until_it_is_released_or_too_old() -> None:
+    backend = MemoryBackend()
+    store = Store(backend)
+    assert store.lease_owner(KEY) is None
+    first = lease_of(backend, "first")
+    first.acquire()
+    assert store.lease_owner(KEY) == "first"
+    backend.seconds += TTL_S + 3.0
+    assert store.lease_owner(KEY) is None
+    second = lease_of(backend, "second")
+    second.acquire()
+    assert store.lease_owner(KEY) == "second"
+    second.release()
+    assert store.lease_owner(KEY) is None
 
 
 def test_renewal_keeps_others_out() -> None:

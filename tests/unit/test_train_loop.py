@@ -1,7 +1,7 @@
 """The training loop in one process: skipping, resuming, averages, curve."""
 
 import math
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,26 +235,30 @@ def test_a_store_that_refuses_costs_the_checkpoint_and_not_the_training(caplog: 
 
 class TestStandingStill:
     @staticmethod
-    def said(*, asks_store: bool) -> list[str]:
-        """What is said of a batch that takes 1.5 s where steps may take 10 ms."""
+    def said(*, asks_store: bool, wait_s: float) -> list[str]:
+        """What is said of a batch that takes `wait_s`, or until something is said, where steps may take 10 ms."""
+        told: list[str] = []
+        is_told = threading.Event()
+
+        def tell(reason: str) -> None:
+            told.append(reason)
+            is_told.set()
 
         def slow(batch: Batch) -> Batch:
-            time.sleep(1.5)
+            is_told.wait(wait_s)
             return batch
-
-        told: list[str] = []
 
         def with_data(inner: TrainingData) -> FaultyData:
             faulty = FaultyData(inner, [3], slow)
             faulty.asks_store = asks_store
             return faulty
 
-        trained(spec(steps=5, stuck_after_s=0.01), with_data=with_data, on_stuck=told.append)
+        trained(spec(steps=5, stuck_after_s=0.01), with_data=with_data, on_stuck=tell)
         return told
 
     def test_is_told(self) -> None:
-        (told,) = self.said(asks_store=False)
+        (told,) = self.said(asks_store=False, wait_s=30.0)
         assert told.startswith("no step has ended for")
 
     def test_data_may_wait_for_the_store(self) -> None:
-        assert self.said(asks_store=True) == []
+        assert self.said(asks_store=True, wait_s=2.5) == []
